@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's errors: each carries the HTTP status that the API edge puts into LXD's envelope.
+
+A message is one sentence that says what was attempted on what, why it failed and, where the reader
+can act, what to do.  Code decides by class or status, never by a message's text.
+"""
+
+from __future__ import annotations
+
+
+class LXDError(Exception):
+    """Base of every error that a client may see; ``status`` is the HTTP status of the answer."""
+
+    status = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadRequest(LXDError):
+    """The request is malformed or asks for something that can never be valid."""
+
+    status = 400
+
+
+class Forbidden(LXDError):
+    """The client is not allowed to do this."""
+
+    status = 403
+
+
+class NotFound(LXDError):
+    """The named object does not exist."""
+
+    status = 404
+
+
+class Conflict(LXDError):
+    """The object exists already, or its state forbids the action now."""
+
+    status = 409
+
+
+class PreconditionFailed(LXDError):
+    """If-Match named another version of the object than the stored one."""
+
+    status = 412
+
+
+class TooLarge(LXDError):
+    """The body, image or volume is larger than allowed."""
+
+    status = 413
+
+
+class NotReady(LXDError):
+    """The daemon is starting or shutting down."""
+
+    status = 503
+
+
+class NoSpace(LXDError):
+    """The disk or pool is full."""
+
+    status = 507
+
+
+class InternalError(LXDError):
+    """The host refused something that should have worked; the message carries the cause."""
+
+    status = 500
