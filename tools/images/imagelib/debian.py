@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Debian system container with systemd, sshd and cloud-init, made by mmdebstrap."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagelib.pack import EPOCH, HERE, BuildError, Recipe, copy_overlay, run
+
+DEFAULT_MIRROR = "http://deb.debian.org/debian"
+OVERLAY = HERE / "debian"
+PACKAGES = (
+    "ca-certificates",
+    "cloud-init",
+    "curl",
+    "dbus",
+    "iproute2",
+    "iputils-ping",
+    "less",
+    "netbase",
+    "openssh-server",
+    "procps",
+    "sudo",
+    "systemd",
+    "systemd-resolved",
+    "systemd-sysv",
+    # networkd waits for udev's word on each link wherever /sys can be written.
+    "udev",
+)
+EXCLUDED = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/i18n/*",
+    "/usr/share/lintian/*",
+    "/usr/share/bug/*",
+)
+KEPT = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
+_DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+_SEEDS = {"meta-data": "meta", "user-data": "user", "vendor-data": "vendor"}
+
+
+@dataclass(frozen=True)
+class DebianRecipe(Recipe):
+    """``suite`` from ``mirror``; ``seed`` says whether LXD's templates feed cloud-init."""
+
+    suite: str
+    mirror: str
+    seed: str
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"debian-{self.suite}"
+
+    def inputs(self) -> bytes:
+        parts = [self.suite, *PACKAGES, *EXCLUDED, *KEPT]
+        for path in sorted(OVERLAY.rglob("*")):
+            if path.is_file():
+                parts += [str(path.relative_to(OVERLAY)), path.read_text(encoding="utf-8")]
+        return "\0".join(parts).encode()
+
+    def tree(self, root: Path) -> None:
+        options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+        options += [f"--dpkgopt=path-include={pattern}" for pattern in KEPT]
+        run(
+            [
+                "mmdebstrap",
+                "--quiet",
+                "--mode=root",
+                "--variant=minbase",
+                "--components=main",
+                f"--include={','.join(PACKAGES)}",
+                '--aptopt=Apt::Install-Recommends "false"',
+                *options,
+                self.suite,
+                root,
+                self.mirror,
+            ]
+        )
+        self._finish(root)
+
+    def _finish(self, root: Path) -> None:
+        """What belongs to one guest leaves the image; networkd and resolved take over."""
+        copy_overlay(OVERLAY, root)
+        for key in (root / "etc" / "ssh").glob("ssh_host_*"):
+            key.unlink()
+        (root / "etc" / "machine-id").write_text("", encoding="utf-8")
+        (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
+        (root / "etc" / "hostname").unlink(missing_ok=True)
+        resolv = root / "etc" / "resolv.conf"
+        resolv.unlink(missing_ok=True)
+        resolv.symlink_to("../run/systemd/resolve/stub-resolv.conf")
+        run(["systemctl", f"--root={root}", "enable", "systemd-networkd", "systemd-resolved"])
+        run(["chroot", root, "/usr/bin/passwd", "-l", "root"])
+        for rubbish in ("var/cache/apt", "var/lib/apt/lists", "var/log/apt"):
+            shutil.rmtree(root / rubbish, ignore_errors=True)
+            (root / rubbish).mkdir(parents=True)
+        if not (root / "sbin" / "init").exists():
+            raise BuildError(f"mmdebstrap left no /sbin/init in {root}")
+
+    def metadata(self) -> dict[str, Any]:
+        machine = platform.machine()
+        architecture = _DEBIAN_ARCH.get(machine, machine)
+        templates: dict[str, Any] = {
+            "/etc/hostname": {"when": ["create", "copy"], "template": "hostname.tpl"},
+            "/etc/hosts": {"when": ["create", "copy"], "template": "hosts.tpl"},
+        }
+        if self.seed == "nocloud":
+            base = "/var/lib/cloud/seed/nocloud-net"
+            for name, short in _SEEDS.items():
+                templates[f"{base}/{name}"] = {
+                    "when": ["create", "copy"],
+                    "template": f"cloud-init-{short}.tpl",
+                    "properties": {"default": "#cloud-config\n{}"},
+                }
+            templates[f"{base}/network-config"] = {
+                "when": ["create", "copy"],
+                "template": "cloud-init-network.tpl",
+            }
+        return {
+            "architecture": machine,
+            "creation_date": EPOCH,
+            "properties": {
+                "architecture": architecture,
+                "description": f"Debian {self.suite} {architecture} (cloud-init, sshd)",
+                "name": f"debian-{self.suite}-{architecture}",
+                "os": "debian",
+                "release": self.suite,
+                "variant": "cloud",
+            },
+            "templates": templates,
+        }
