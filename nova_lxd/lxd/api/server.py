@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP server: sockets, TLS, authorisation, and the way from an exception to the envelope."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from nova_lxd.lxd.api import envelope, tls
+from nova_lxd.lxd.api.auth import identify
+from nova_lxd.lxd.api.request import Request
+from nova_lxd.lxd.api.routes import ROUTES, Route
+from nova_lxd.lxd.errors import BadRequest, LXDError
+from nova_lxd.lxd.services import Services
+
+LOG = logging.getLogger(__name__)
+DEFAULT_PORT = 8443
+_AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``core.https_address``: ``HOST``, ``HOST:PORT``, ``:PORT``, ``[V6]:PORT``.
+
+    :raises BadRequest: the port is no number.
+    """
+    host, port = address, str(DEFAULT_PORT)
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        port = rest.lstrip(":") or port
+    elif address.count(":") == 1:
+        host, _, port = address.partition(":")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise BadRequest(f"Reading address {address!r} failed: its port is not in 1-65535")
+    return host or "::", int(port)
+
+
+class Server:
+    """Listens on LXD_DIR/unix.socket and, when ``core.https_address`` is set, on HTTPS."""
+
+    def __init__(self, services: Services, group: str | None) -> None:
+        self._services = services
+        self._group = group
+        self._runner: web.AppRunner | None = None
+        self._https: web.BaseSite | None = None
+        self._unix_socket: socket.socket | None = None
+        self.https_address = ""
+
+    async def start(self) -> None:
+        """Open the unix socket (mode 0660, owned by the group) and serve."""
+        app = web.Application(client_max_size=2**62)
+        for entry in ROUTES:
+            app.router.add_route(entry.method, entry.path, self._handler(entry))
+        app.router.add_route("*", "/{tail:.*}", self._not_found)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        self._unix_socket = self._bind_unix(self._services.paths.socket)
+        await web.SockSite(self._runner, self._unix_socket, backlog=512).start()
+
+    def _bind_unix(self, path: Path) -> socket.socket:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # A group's members are root on this host, so nobody may connect before the mode is right.
+        previous = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(previous)
+        gid = grp.getgrnam(self._group).gr_gid if self._group else 0
+        os.chown(path, 0, gid)
+        path.chmod(0o660)
+        sock.setblocking(False)
+        return sock
+
+    async def listen_https(self, address: str) -> None:
+        """Move the HTTPS listener to ``address``; the empty string closes it.
+
+        :raises BadRequest: the address cannot be bound; the old listener stays.
+        """
+        if address == self.https_address:
+            return
+        assert self._runner is not None
+        site: web.BaseSite | None = None
+        if address:
+            host, port = split_address(address)
+            site = web.TCPSite(
+                self._runner, host, port, ssl_context=self._ssl_context(), backlog=512
+            )
+            try:
+                await site.start()
+            except OSError as exc:
+                raise BadRequest(f"Listening on {address!r} failed: {exc.strerror}") from exc
+        if self._https is not None:
+            await self._https.stop()
+        self._https, self.https_address = site, address
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        paths = self._services.paths
+        return tls.server_context(paths.server_cert, paths.server_key)
+
+    async def stop(self) -> None:
+        """Close the listeners and the connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _handler(self, entry: Route) -> _AiohttpHandler:
+        async def handle(http: web.Request) -> web.StreamResponse:
+            try:
+                return await self._answer(entry, http)
+            except LXDError as exc:
+                return envelope.from_exception(exc)
+            except (ConnectionResetError, asyncio.CancelledError):
+                raise
+            except Exception:
+                LOG.exception("%s %s failed unexpectedly", http.method, http.path)
+                return envelope.error(
+                    500, f"{http.method} {http.path} failed: see the daemon's log for the cause"
+                )
+
+        return handle
+
+    async def _answer(self, entry: Route, http: web.Request) -> web.StreamResponse:
+        identity = identify(http, self._services.db)
+        if not entry.public and not identity.trusted:
+            return envelope.error(403, "not authorized")
+        if entry.local and not identity.local:
+            return envelope.error(403, "not authorized")
+        return await entry.handler(Request(http, self._services, identity))
+
+    async def _not_found(self, _http: web.Request) -> web.StreamResponse:
+        return envelope.error(404, "not found")
