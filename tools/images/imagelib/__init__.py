@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds LXD images: a root file system, its metadata.yaml and templates, packed in several ways."""
+"""Builds LXD images: a root file system, its metadata.yaml and templates, packed."""

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed",
         choices=("nocloud", "none"),
         default="nocloud",
-        help="debian: 'nocloud' has LXD write cloud-init's NoCloud seed from its templates, as the "
+        help="debian: 'nocloud' has LXD write cloud-init's NoCloud seed from templates, as the "
         "images of LXD's image server do; 'none' leaves cloud-init to find a config drive, a "
         "metadata service or /dev/lxd/sock (default: nocloud)",
     )

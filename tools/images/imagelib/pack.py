@@ -78,7 +78,7 @@ def run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Non
 
 
 def copy_overlay(source: Path, root: Path) -> None:
-    """Copy the files below ``source`` over ``root``, owned by root; executables stay executable."""
+    """Copy the files below ``source`` over ``root``, owned by root, the execute bit kept."""
     for path in sorted(source.rglob("*")):
         target = root / path.relative_to(source)
         if path.is_dir():
