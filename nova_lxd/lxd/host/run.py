@@ -44,7 +44,8 @@ class ProgramError(InternalError):
         self.stderr = stderr
         said = " ".join(stderr.split())[-_STDERR_SHOWN:]
         super().__init__(
-            f"Running '{argv[0]}' failed with exit code {returncode}" + (f": {said}" if said else "")
+            f"Running '{argv[0]}' failed with exit code {returncode}"
+            + (f": {said}" if said else "")
         )
 
 

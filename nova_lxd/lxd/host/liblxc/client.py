@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's side of the helper process: every call of liblxc, from any thread.
+
+A request goes as one datagram with its own answer socket, so that threads need no lock and any
+number of requests run at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import marshal
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nova_lxd
+from nova_lxd.lxd.errors import BadRequest, InternalError
+from nova_lxd.lxd.host.liblxc import running
+from nova_lxd.lxd.host.liblxc.running import Running
+
+LOG = logging.getLogger(__name__)
+
+CONFIG_FILE = "lxc.conf"
+_MAX_ANSWER = 1 << 20
+_SO_SNDBUFFORCE = 32
+_BUFFER = 4 << 20
+_START_TIMEOUT = 30.0
+_BOOTSTRAP = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from nova_lxd.lxd.host.liblxc.zygote import main; main(int(sys.argv[2]))"
+)
+# A line of liblxc's log: "lxc NAME 20260101000000.000 ERROR    start - ../src/x.c:fn:12 - text".
+_LOG_LINE = re.compile(r"^.* \d+\.\d+ (?:ERROR|FATAL|CRIT|ALERT) +\S+ - \S+:\d+ - (.*)$", re.M)
+
+
+class LiblxcError(InternalError):
+    """liblxc refused; the message carries the first reasons from its own log."""
+
+
+def log_errors(text: str) -> str:
+    """The error messages in a piece of liblxc's log, in their order, on one line."""
+    return "; ".join(dict.fromkeys(_LOG_LINE.findall(text)))
+
+
+def write_config(path: Path, items: Iterable[tuple[str, str]]) -> None:
+    """Write a liblxc configuration, readable by root only.
+
+    :raises BadRequest: a key or value holds a line break.
+    """
+    lines = []
+    for key, value in items:
+        if "\n" in key or "\n" in value or "\0" in value:
+            raise BadRequest(f"Writing the container's configuration failed: {key!r} spans lines")
+        lines.append(f"{key} = {value}\n")
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.writelines(lines)
+    temporary.replace(path)
+
+
+class Exec:
+    """A program running inside a container.
+
+    ``pid`` is its host pid: signal it with :meth:`kill` while it has not ended.
+    """
+
+    def __init__(self, pid: int, answers: socket.socket) -> None:
+        self.pid = pid
+        self._answers = answers
+        self._status: int | None = None
+        self._lock = threading.Lock()
+        # Opened while its parent holds the process, so the pid cannot be somebody else's.
+        self._pidfd = os.pidfd_open(pid)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Block until it ends: its exit code, 128 + the signal's number when killed by one.
+
+        :raises TimeoutError: it runs on after ``timeout`` seconds.
+        :raises InternalError: the helper died; the program may run on.
+        """
+        with self._lock:
+            if self._status is None:
+                self._answers.settimeout(timeout)
+                data = self._answers.recv(_MAX_ANSWER)
+                if not data:
+                    raise InternalError(
+                        f"Waiting for process {self.pid} failed: its helper process has died"
+                    )
+                code = os.waitstatus_to_exitcode(marshal.loads(data)[1])
+                self._status = 128 - code if code < 0 else code
+                self.close()
+        return self._status
+
+    def kill(self, number: int) -> None:
+        """Send a signal; nothing happens when the program has ended."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                running.send_signal(self._pidfd, number)
+
+    def close(self) -> None:
+        """Let go of it; the program runs on."""
+        self._answers.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+class Zygote:
+    """The helper process; started at the first request and again when it has died."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self.liblxc_version = ""
+
+    def open(self) -> None:
+        """Start the helper now.
+
+        :raises InternalError: liblxc is missing or of an unknown version.
+        """
+        self._connection()
+
+    def close(self) -> None:
+        """End the helper; containers and running programs go on."""
+        with self._lock:
+            self._drop()
+
+    @property
+    def pid(self) -> int | None:
+        """The helper's pid, None when none runs."""
+        return self._process.pid if self._process else None
+
+    def _drop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _connection(self, broken: socket.socket | None = None) -> socket.socket:
+        with self._lock:
+            if self._control is not None and self._control is not broken:
+                return self._control
+            self._drop()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                for end in (ours, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+                top = str(Path(nova_lxd.__file__).parent.parent)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, top, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    cwd="/",
+                    start_new_session=True,
+                )
+            try:
+                ours.settimeout(_START_TIMEOUT)
+                hello = ours.recv(_MAX_ANSWER)
+                ours.settimeout(None)
+            except TimeoutError:
+                hello = b""
+                self._process.kill()
+            kind, text = marshal.loads(hello) if hello else ("error", "it ended at once")
+            if kind != "ready":
+                ours.close()
+                self._drop()
+                raise InternalError(f"Starting the liblxc helper failed: {text}")
+            self.liblxc_version = text
+            self._control = ours
+            return ours
+
+    def _send(self, request: tuple[Any, ...], fds: Sequence[int]) -> socket.socket:
+        """Send a request: the socket on which its worker answers."""
+        data = marshal.dumps(request)
+        answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                control = self._connection()
+                try:
+                    socket.send_fds(control, [data], [theirs.fileno(), *fds])
+                except (BrokenPipeError, ConnectionResetError, OSError) as exc:
+                    if exc.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                        raise
+                    # The helper died before it took the request: nothing was done yet.
+                    LOG.warning("the liblxc helper has died; starting another")
+                    control = self._connection(broken=control)
+                    socket.send_fds(control, [data], [theirs.fileno(), *fds])
+        except BaseException:
+            answers.close()
+            raise
+        return answers
+
+    def _receive(self, answers: socket.socket, what: str) -> tuple[list[Any], list[int]]:
+        """The worker's first answer and its descriptors.
+
+        :raises LiblxcError: liblxc refused.
+        :raises OSError: a system call failed.
+        """
+        data, fds, _flags, _address = socket.recv_fds(answers, _MAX_ANSWER, 4)
+        if not data:
+            raise InternalError(f"{what} failed: the helper process died")
+        kind, *values = marshal.loads(data)
+        if kind == "ok":
+            return values, fds
+        if kind == "os":
+            raise OSError(values[0], values[1], values[2])
+        reason = log_errors(values[1]) or values[0]
+        raise LiblxcError(f"{what} failed: {reason}")
+
+    def _request(
+        self, what: str, *request: Any, fds: Sequence[int] = ()
+    ) -> tuple[list[Any], list[int]]:
+        with self._send(request, fds) as answers:
+            return self._receive(answers, what)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def start(
+        self,
+        name: str,
+        lxcpath: str | Path,
+        items: Iterable[tuple[str, str]],
+        *,
+        log: Path,
+        level: str = "ERROR",
+        env: Mapping[str, str] | None = None,
+    ) -> Running:
+        """Start a container; returns when its init runs.
+
+        The configuration is kept as ``LXCPATH/NAME/lxc.conf`` (exec reads it again).
+
+        :param items: liblxc configuration, in order; keys may repeat.
+        :param log: liblxc's log file of this container, appended to.
+        :param env: environment of liblxc and so of its hooks.
+        :raises LiblxcError: with what liblxc logged; nothing is left of the container.
+        """
+        config = self.config_path(name, lxcpath)
+        config.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        write_config(config, items)
+        offset = log.stat().st_size if log.exists() else 0
+        what = f"Starting container '{name}'"
+        try:
+            values, _ = self._request(
+                what, "start", name, str(lxcpath), str(config), str(log), level, dict(env or {})
+            )
+        except LiblxcError as exc:
+            with log.open("rb") as stream:
+                stream.seek(offset)
+                reason = log_errors(stream.read().decode("utf-8", "replace"))
+            raise LiblxcError(f"{what} failed: {reason or exc.message}; see {log}") from exc
+        try:
+            return Running.of_init(values[0])
+        except ProcessLookupError as exc:
+            raise LiblxcError(f"{what} failed: its init ended at once; see {log}") from exc
+
+    @staticmethod
+    def config_path(name: str, lxcpath: str | Path) -> Path:
+        """Where :meth:`start` keeps a container's configuration."""
+        return Path(lxcpath) / name / CONFIG_FILE
+
+    def find_running(self, lxcpath: str | Path, names: Sequence[str]) -> dict[str, Running]:
+        """Those of the named containers that run, for adoption by a new daemon.
+
+        ``lxcpath`` must be the same text as at their start.  A container whose monitor was killed
+        is not found: see :func:`.running.leftover_processes`.
+        """
+        values, _ = self._request(
+            "Looking for running containers", "init_pids", str(lxcpath), list(names)
+        )
+        found = {}
+        for name, pid in zip(names, values[0], strict=True):
+            if pid > 0:
+                with contextlib.suppress(ProcessLookupError):
+                    found[name] = Running.of_init(pid)
+        return found
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def exec(
+        self,
+        name: str,
+        lxcpath: str | Path,
+        argv: Sequence[str],
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        env: Mapping[str, str],
+        uid: int = 0,
+        gid: int = 0,
+        cwd: str = "/",
+        tty: bool = False,
+    ) -> Exec:
+        """Run a program in a running container; the descriptors stay the caller's to close.
+
+        :param env: its whole environment, but for ``container=lxc``; PATH finds the program.
+        :param tty: ``stdin`` is a terminal that becomes the program's controlling one.
+        :raises LiblxcError: the container could not be entered (it does not run, say).
+
+        A program that is missing ends with 127, one that cannot be executed with 126.
+        """
+        request = (
+            "exec",
+            name,
+            str(lxcpath),
+            str(self.config_path(name, lxcpath)),
+            list(argv),
+            dict(env),
+            (uid, gid),
+            cwd,
+            tty,
+        )
+        with contextlib.ExitStack() as undo:
+            answers = undo.enter_context(self._send(request, (stdin, stdout, stderr)))
+            values, _ = self._receive(answers, f"Executing '{argv[0]}' in container '{name}'")
+            process = Exec(values[0], answers)
+            undo.pop_all()
+        return process
+
+    def console(self, name: str, lxcpath: str | Path) -> tuple[int, int]:
+        """(pty master of the container's console, claim): close both to let the next one in.
+
+        :raises LiblxcError: the container does not run or its console is taken.
+        """
+        _, fds = self._request(
+            f"Opening the console of container '{name}'", "console", name, str(lxcpath)
+        )
+        return fds[0], fds[1]
+
+    def console_log(self, name: str, lxcpath: str | Path) -> bytes:
+        """What the console's ring buffer holds.
+
+        :raises OSError: the container has no ring buffer (EFAULT) or does not run.
+        """
+        try:
+            values, _ = self._request(
+                f"Reading the console log of container '{name}'",
+                "console_log",
+                name,
+                str(lxcpath),
+                False,
+            )
+        except OSError as exc:
+            if exc.errno == errno.ENODATA:
+                return b""
+            raise
+        return bytes(values[0])
+
+    def clear_console_log(self, name: str, lxcpath: str | Path) -> None:
+        """Empty the console's ring buffer.  Errors as for :meth:`console_log`."""
+        self._request(
+            f"Clearing the console log of container '{name}'",
+            "console_log",
+            name,
+            str(lxcpath),
+            True,
+        )
+
+    def set_cgroup_item(self, name: str, lxcpath: str | Path, key: str, value: str) -> None:
+        """Set a control group item that only the monitor can (``devices.allow`` on cgroup v2).
+
+        :raises LiblxcError: refused.
+        """
+        what = f"Setting {key} of container '{name}'"
+        self._request(what, "set_cgroup_item", name, str(lxcpath), key, value)
+
+    def mount(
+        self,
+        pid: int,
+        mount_fd: int,
+        target: str,
+        *,
+        directory: bool,
+        root: tuple[int, int] = (0, 0),
+        mode: int = 0o755,
+    ) -> None:
+        """Put a detached mount (:func:`..mounts.clone`) at ``target`` in the container of ``pid``.
+
+        :param directory: make a directory when nothing is at the target, else an empty file.
+        :param root: host uid and gid of the container's root, who owns what is made.
+        :raises OSError: with the path inside.
+        """
+        kind = "dir" if directory else "file"
+        what = f"Mounting {target}"
+        self._request(what, "mount", pid, target, kind, root, mode, fds=(mount_fd,))
+
+    def unmount(
+        self, pid: int, target: str, *, remove: bool = False, root: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Detach what is mounted at ``target`` inside; with ``remove`` delete the file there too.
+
+        :raises OSError: EINVAL when nothing is mounted there.
+        """
+        self._request(f"Unmounting {target}", "unmount", pid, target, remove, root)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two processes of a running container, its init and its monitor, and what is done with them.
+
+No liblxc here: signals and waits go through process descriptors, so that they block nobody else
+and never hit a process that took over a number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nova_lxd.lxd.errors import InternalError
+
+SYSTEMD_HALT = signal.SIGRTMIN + 3
+
+
+def send_signal(pidfd: int, number: int) -> None:
+    """pidfd_send_signal(2)."""
+    signal.pidfd_send_signal(pidfd, number)
+
+
+def wait_end(pidfd: int, timeout: float | None) -> bool:
+    """Wait until the process has ended; False when it runs on after ``timeout`` seconds."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else max(0, timeout * 1000)))
+
+
+def status_field(pid: int, field: str) -> str:
+    """One field of /proc/PID/status.
+
+    :raises ProcessLookupError: there is no such process.
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError as exc:
+        raise ProcessLookupError(f"process {pid} has ended") from exc
+    for line in text.splitlines():
+        if line.startswith(field + ":"):
+            return line.partition(":")[2].strip()
+    raise KeyError(field)
+
+
+@dataclass
+class Running:
+    """A running container: pids and process descriptors of its init and its monitor.
+
+    ``pidfd`` becomes readable when init has ended, ``monitor_pidfd`` when liblxc has cleaned up
+    and run its hooks.  Close it when the container has stopped.
+    """
+
+    init: int
+    monitor: int
+    pidfd: int
+    monitor_pidfd: int
+
+    @classmethod
+    def of_init(cls, pid: int) -> Running:
+        """Take hold of the container whose init is ``pid``.
+
+        :raises ProcessLookupError: it has ended.
+        """
+        with contextlib.ExitStack() as undo:
+            pidfd = os.pidfd_open(pid)
+            undo.callback(os.close, pidfd)
+            monitor = int(status_field(pid, "PPid"))
+            monitor_pidfd = os.pidfd_open(monitor)
+            undo.pop_all()
+        return cls(pid, monitor, pidfd, monitor_pidfd)
+
+    def close(self) -> None:
+        """Close the process descriptors; the container runs on."""
+        for fd in (self.pidfd, self.monitor_pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.monitor_pidfd = -1
+
+    @property
+    def alive(self) -> bool:
+        """Does init still run?"""
+        return not wait_end(self.pidfd, 0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the container has ended and liblxc has cleaned up; False on time-out."""
+        return wait_end(self.monitor_pidfd, timeout)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to init; nothing happens when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            send_signal(self.pidfd, number)
+
+    def kill(self, timeout: float = 30.0) -> None:
+        """End the container at once and wait for liblxc's clean-up.
+
+        A container frozen by cgroup v1 dies only once it is thawed.
+
+        :raises InternalError: the monitor goes on after ``timeout`` seconds.
+        """
+        self.signal(signal.SIGKILL)
+        if not self.wait(timeout):
+            raise InternalError(
+                f"Stopping the container of process {self.init} failed: its monitor "
+                f"{self.monitor} has not ended after {timeout:g} s"
+            )
+
+    def halt_signal(self) -> int:
+        """What asks this init to shut down: SIGRTMIN+3 if it waits for that, else SIGPWR."""
+        blocked = int(status_field(self.init, "SigBlk"), 16)
+        return SYSTEMD_HALT if blocked >> (SYSTEMD_HALT - 1) & 1 else signal.SIGPWR
+
+    def shutdown(self, number: int = 0) -> None:
+        """Ask init to shut down and do not wait; ``number`` is ``lxc.signal.halt`` when set."""
+        with contextlib.suppress(ProcessLookupError):
+            send_signal(self.pidfd, number or self.halt_signal())
+
+    def reboot(self) -> None:
+        """Ask init to reboot (SIGINT) and do not wait."""
+        self.signal(signal.SIGINT)
+
+
+def leftover_processes(payload: Path) -> list[int]:
+    """The processes of a control group directory and those below it.
+
+    A container whose monitor was killed lives on there, unseen by liblxc.
+    """
+    pids: list[int] = []
+    for directory, _, _ in os.walk(payload):
+        with contextlib.suppress(FileNotFoundError):
+            pids += map(int, (Path(directory) / "cgroup.procs").read_text().split())
+    return pids
+
+
+def kill_leftovers(payload: Path, timeout: float = 10.0) -> None:
+    """End every process of a control group.
+
+    :raises InternalError: some are left after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while pids := leftover_processes(payload):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise InternalError(f"Ending processes {pids} of {payload} failed: they do not die")
+        time.sleep(0.01)
