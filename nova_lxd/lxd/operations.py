@@ -267,7 +267,7 @@ class Operations:
             raise NotFound(f"Operation {op_id!r} not found")
         return op
 
-    def list(self, project: str | None = None) -> list[Operation]:
+    def visible(self, project: str | None = None) -> list[Operation]:
         """The operations of one project (or all); those of no project are in every list."""
         return [
             op

@@ -15,6 +15,7 @@ from nova_lxd.lxd.paths import Paths
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.api.server import Server
+    from nova_lxd.lxd.environment import Environment
     from nova_lxd.lxd.images.service import Images
     from nova_lxd.lxd.instances.service import Instances
     from nova_lxd.lxd.network.service import Networks
@@ -37,6 +38,7 @@ class Services:
     events: Events
     operations: Operations
     config: ServerConfig
+    environment: Environment
     trust: Trust
     projects: Projects
     profiles: Profiles
@@ -46,4 +48,5 @@ class Services:
     images: Images
     instances: Instances
     server: Server
+    stop: asyncio.Event
     ready: bool = False

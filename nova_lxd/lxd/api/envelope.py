@@ -65,7 +65,7 @@ def sync(
     )
     response = web.Response(body=body, status=status, content_type=_JSON, headers=headers)
     if etag_fields is not None:
-        response.headers["ETag"] = etag(etag_fields)
+        response.headers["ETag"] = f'"{etag(etag_fields)}"'
     if location:
         response.headers["Location"] = location
         response.set_status(201)

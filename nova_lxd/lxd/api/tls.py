@@ -27,10 +27,12 @@ _VERIFY_PEER = 0x01
 _VerifyCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 
 
-@_VerifyCallback
-def _accept(_preverified: int, _store: int | None) -> int:
-    """Accept any certificate; kept referenced by this module for as long as OpenSSL may call."""
+def _accept_any(_preverified: int, _store: int | None) -> int:
     return 1
+
+
+# Referenced by this module for as long as OpenSSL may call it.
+_accept = _VerifyCallback(_accept_any)
 
 
 def _ask_for_certificates(context: ssl.SSLContext) -> None:

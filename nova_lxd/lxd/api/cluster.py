@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/1.0/cluster: this server is never part of a cluster, and says so."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from nova_lxd.lxd.api import envelope
+from nova_lxd.lxd.api.request import Request
+from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.errors import BadRequest
+
+
+@route("GET", "/1.0/cluster")
+async def get_cluster(_request: Request) -> web.StreamResponse:
+    """Tell that the server is not clustered."""
+    state = {"server_name": "", "enabled": False, "member_config": []}
+    return envelope.sync(state, etag_fields=state)
+
+
+@route("GET", "/1.0/cluster/members")
+async def get_members(_request: Request) -> web.StreamResponse:
+    """Refuse: there are no members without a cluster."""
+    raise BadRequest("This server is not clustered")

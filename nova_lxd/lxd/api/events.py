@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/1.0/events: operation, lifecycle and logging events over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from nova_lxd.lxd.api.request import Request
+from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.errors import BadRequest, Forbidden
+from nova_lxd.lxd.events import Listener
+
+_TYPES = ("logging", "operation", "lifecycle")
+
+
+@route("GET", "/1.0/events")
+async def get_events(request: Request) -> web.StreamResponse:
+    """Subscribe to events; ``type`` limits them to some kinds."""
+    types = [t for t in request.query("type").split(",") if t] or list(_TYPES)
+    for name in types:
+        if name not in _TYPES:
+            raise BadRequest(f'"{name}" isn\'t a supported event type')
+    if request.all_projects:
+        if request.identity.restricted:
+            raise Forbidden("Listening to all projects failed: the certificate is restricted")
+        project = None
+    else:
+        project = request.project().name
+    if "logging" in types and request.identity.restricted:
+        types.remove("logging")
+    socket = web.WebSocketResponse(compress=False, heartbeat=30)
+    await socket.prepare(request.http)
+    listener = request.services.events.listen(types, project)
+    sender = asyncio.create_task(_send(socket, listener))
+    try:
+        async for message in socket:
+            if message.type in (WSMsgType.CLOSE, WSMsgType.ERROR):
+                break
+    finally:
+        request.services.events.leave(listener)
+        sender.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await sender
+    return socket
+
+
+async def _send(socket: web.WebSocketResponse, listener: Listener) -> None:
+    while (event := await listener.next()) is not None:
+        await socket.send_frame(event, WSMsgType.TEXT)
+    await socket.close(
+        code=WSCloseCode.TRY_AGAIN_LATER, message=b"events were lost: read faster, then resync"
+    )

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/1.0/projects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from nova_lxd.lxd.api import envelope
+from nova_lxd.lxd.api.filters import apply_filter
+from nova_lxd.lxd.api.request import Request
+from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.db.projects import Project
+from nova_lxd.lxd.errors import Forbidden, NotFound
+
+
+class ProjectsPost(msgspec.Struct):
+    """Body of POST /1.0/projects."""
+
+    name: str = ""
+    description: str = ""
+    config: dict[str, str] | None = None
+
+
+class ProjectPut(msgspec.Struct):
+    """Body of PUT /1.0/projects/NAME."""
+
+    description: str = ""
+    config: dict[str, str] | None = None
+
+
+class ProjectPost(msgspec.Struct):
+    """Body of POST /1.0/projects/NAME: a rename."""
+
+    name: str = ""
+
+
+def _to_api(project: Project, used_by: list[str]) -> dict[str, Any]:
+    return {
+        "description": project.description,
+        "config": project.config,
+        "name": project.name,
+        "used_by": used_by,
+    }
+
+
+def _put_fields(project: Project) -> list[Any]:
+    return [project.description, project.config]
+
+
+def _visible(request: Request) -> Project:
+    name = request.path("name")
+    if not request.identity.may_use(name):
+        raise NotFound(f"Project {name!r} not found")
+    return request.services.projects.get(name)
+
+
+def _require_admin(request: Request) -> None:
+    if request.identity.restricted:
+        raise Forbidden("Changing projects failed: the client's certificate is restricted")
+
+
+@route("GET", "/1.0/projects")
+async def get_projects(request: Request) -> web.StreamResponse:
+    """List the projects that the client may see."""
+    projects = [
+        p for p in request.services.projects.all() if request.identity.may_use(p.name)
+    ]
+    used_by = request.services.projects.used_by()
+    items = [_to_api(p, used_by.get(p.name, [])) for p in projects]
+    items = apply_filter(items, request.query("filter"))
+    if request.recursion:
+        return envelope.sync(items)
+    return envelope.sync([f"/1.0/projects/{item['name']}" for item in items])
+
+
+@route("POST", "/1.0/projects", body=ProjectsPost)
+async def post_projects(request: Request) -> web.StreamResponse:
+    """Create a project."""
+    _require_admin(request)
+    body = await request.body(ProjectsPost)
+    await request.run(
+        request.services.projects.create,
+        body.name,
+        body.description,
+        body.config or {},
+        request.requestor,
+    )
+    return envelope.sync(location=f"/1.0/projects/{body.name}")
+
+
+@route("GET", "/1.0/projects/{name}")
+async def get_project(request: Request) -> web.StreamResponse:
+    """Show one project."""
+    project = _visible(request)
+    used_by = request.services.projects.used_by().get(project.name, [])
+    return envelope.sync(_to_api(project, used_by), etag_fields=_put_fields(project))
+
+
+@route("GET", "/1.0/projects/{name}/state")
+async def get_project_state(request: Request) -> web.StreamResponse:
+    """Show a project's use of resources."""
+    project = _visible(request)
+    prefixes = {
+        "containers": "/1.0/instances/",
+        "networks": "/1.0/networks/",
+    }
+    used_by = request.services.projects.used_by().get(project.name, [])
+    counts = {
+        name: {"Limit": -1, "Usage": sum(url.startswith(prefix) for url in used_by)}
+        for name, prefix in prefixes.items()
+    }
+    return envelope.sync({"resources": {**counts, "instances": counts["containers"]}})
+
+
+@route("PUT", "/1.0/projects/{name}", body=ProjectPut)
+async def put_project(request: Request) -> web.StreamResponse:
+    """Replace a project's description and config."""
+    _require_admin(request)
+    project = _visible(request)
+    request.check_etag(_put_fields(project))
+    body = await request.body(ProjectPut)
+    await request.run(
+        request.services.projects.update,
+        project.name,
+        body.description,
+        body.config or {},
+        request.requestor,
+    )
+    return envelope.sync()
+
+
+@route("PATCH", "/1.0/projects/{name}", body=ProjectPut)
+async def patch_project(request: Request) -> web.StreamResponse:
+    """Change some of a project's fields; config keys are merged."""
+    _require_admin(request)
+    project = _visible(request)
+    request.check_etag(_put_fields(project))
+    body = await request.body(ProjectPut)
+    await request.run(
+        request.services.projects.update,
+        project.name,
+        body.description or project.description,
+        {**project.config, **(body.config or {})},
+        request.requestor,
+    )
+    return envelope.sync()
+
+
+@route("POST", "/1.0/projects/{name}", body=ProjectPost)
+async def post_project(request: Request) -> web.StreamResponse:
+    """Rename a project."""
+    _require_admin(request)
+    project = _visible(request)
+    body = await request.body(ProjectPost)
+    services = request.services
+    requestor = request.requestor
+    op = services.operations.task(
+        "",
+        "Renaming project",
+        lambda _op: services.projects.rename(project.name, body.name, requestor),
+        requestor=requestor,
+    )
+    return envelope.operation(op)
+
+
+@route("DELETE", "/1.0/projects/{name}")
+async def delete_project(request: Request) -> web.StreamResponse:
+    """Delete an empty project."""
+    _require_admin(request)
+    project = _visible(request)
+    await request.run(request.services.projects.delete, project.name, request.requestor)
+    return envelope.sync()
