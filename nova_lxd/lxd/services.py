@@ -49,4 +49,4 @@ class Services:
     instances: Instances
     server: Server
     stop: asyncio.Event
-    ready: bool = False
+    ready: asyncio.Event

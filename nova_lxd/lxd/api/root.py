@@ -42,13 +42,13 @@ def _texts(config: Mapping[str, str | bool | int | None] | None) -> dict[str, st
     return result
 
 
-@route("GET", "/", public=True)
+@route("GET", "/", public=True, early=True)
 async def get_root(_request: Request) -> web.StreamResponse:
     """List the API's versions."""
     return envelope.sync(["/1.0"])
 
 
-@route("GET", "/1.0", public=True)
+@route("GET", "/1.0", public=True, early=True)
 async def get_server(request: Request) -> web.StreamResponse:
     """Show the server: everything to trusted clients, what it speaks to others."""
     if not request.trusted:
@@ -98,10 +98,10 @@ async def get_resources(request: Request) -> web.StreamResponse:
     return envelope.sync(await request.run(resources.collect))
 
 
-@route("GET", "/internal/ready", local=True)
+@route("GET", "/internal/ready", local=True, early=True)
 async def get_ready(request: Request) -> web.StreamResponse:
     """Tell whether the daemon has finished starting."""
-    if not request.services.ready:
+    if not request.services.ready.is_set():
         return envelope.error(503, "LXD daemon not ready yet")
     return envelope.sync({})
 

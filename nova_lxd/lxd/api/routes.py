@@ -19,13 +19,16 @@ Handler = Callable[[Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Route:
-    """One endpoint: ``public`` ones answer untrusted clients too; ``local`` ones the socket only."""
+    """One endpoint: ``public`` ones answer untrusted clients too, ``local`` ones the socket only,
+    ``early`` ones while the daemon still starts (the others wait).
+    """
 
     method: str
     path: str
     handler: Handler
     public: bool = False
     local: bool = False
+    early: bool = False
     body: type | None = None
 
     @property
@@ -43,17 +46,19 @@ def route(
     *,
     public: bool = False,
     local: bool = False,
+    early: bool = False,
     body: type | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare ``handler`` as the answer to ``method path``.
 
     :param public: untrusted clients may call it; the handler decides what they see.
     :param local: only on the unix socket.
+    :param early: answered before the daemon is ready.
     :param body: the msgspec type of the JSON body, for the OpenAPI document.
     """
 
     def register(handler: Handler) -> Handler:
-        ROUTES.append(Route(method, path, handler, public, local, body))
+        ROUTES.append(Route(method, path, handler, public, local, early, body))
         return handler
 
     return register

@@ -134,6 +134,8 @@ class Server:
             return envelope.error(403, "not authorized")
         if entry.local and not identity.local:
             return envelope.error(403, "not authorized")
+        if not entry.early:
+            await self._services.ready.wait()
         return await entry.handler(Request(http, self._services, identity))
 
     async def _not_found(self, _http: web.Request) -> web.StreamResponse:

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Managed networks of this server: the database, the bridges on the host, and who uses them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+from nova_lxd.lxd.db import networks as db_networks
+from nova_lxd.lxd.db.connection import Database
+from nova_lxd.lxd.db.networks import NetworkRow
+from nova_lxd.lxd.db.projects import with_project
+from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound
+from nova_lxd.lxd.events import Events
+from nova_lxd.lxd.locks import KeyedLocks
+from nova_lxd.lxd.network.bridge import Bridge
+from nova_lxd.lxd.network.interface import Network
+from nova_lxd.lxd.paths import DEFAULT_PROJECT, Paths
+from nova_lxd.lxd.warnings import Warnings
+
+LOG = logging.getLogger(__name__)
+TYPES: dict[str, type[Bridge]] = {"bridge": Bridge}
+_WARNING = "Network unavailable"
+
+
+class NetworkUsers(Protocol):
+    """What networks need to know of profiles and instances."""
+
+    def network_users(self) -> dict[str, list[str]]:
+        """URLs of the profiles and instances whose nics use each network, by network name."""
+
+    def network_changed(self, name: str) -> None:
+        """Let running instances' nics follow a network that was changed or restarted."""
+
+
+class Networks:
+    """The managed networks; networks live in the default project unless it has its own."""
+
+    def __init__(self, db: Database, paths: Paths, events: Events, warnings: Warnings) -> None:
+        self._db = db
+        self._paths = paths
+        self._events = events
+        self._warnings = warnings
+        self._locks = KeyedLocks()
+        self._users: NetworkUsers | None = None
+
+    def bind_users(self, users: NetworkUsers) -> None:
+        """Wire the instances in; they are constructed after the networks."""
+        self._users = users
+
+    def start(self) -> None:
+        """Bring up every network; one that fails becomes a warning, not a failed start-up."""
+        for row in self.all():
+            url = f"/1.0/networks/{row.name}"
+            try:
+                if row.status == "Pending":  # the daemon died while it was made
+                    self._open(row).delete()
+                    db_networks.delete(self._db, row.project, row.name)
+                    continue
+                self._open(row).start()
+            except (LXDError, OSError) as exc:
+                LOG.error("Starting network %s failed: %s", row.name, exc)
+                self._warnings.warn(_WARNING, str(exc), entity_url=url, severity="high")
+            else:
+                self._warnings.resolve(_WARNING, entity_url=url)
+
+    def all(self, project: str | None = None) -> list[NetworkRow]:
+        return db_networks.get_all(self._db, project)
+
+    def row(self, project: str, name: str) -> NetworkRow:
+        """:raises NotFound: there is no such managed network."""
+        row = db_networks.get(self._db, project, name)
+        if row is None:
+            raise NotFound("Network not found")
+        return row
+
+    def get(self, name: str, project: str = DEFAULT_PROJECT) -> Network:
+        """The network as the devices use it.
+
+        :raises NotFound: there is no such managed network.
+        """
+        return self._open(self.row(project, name))
+
+    def used_by(self) -> dict[str, list[str]]:
+        """Profile and instance URLs by network name."""
+        return self._users.network_users() if self._users else {}
+
+    def _open(self, row: NetworkRow) -> Network:
+        return TYPES[row.type](self._paths, row.name, row.config)
+
+    def create(
+        self,
+        project: str,
+        name: str,
+        kind: str,
+        description: str,
+        config: Mapping[str, str],
+        requestor: Mapping[str, Any],
+    ) -> None:
+        """Make a network and bring it up.
+
+        :raises BadRequest: bad name, type or config.  :raises Conflict: the name is taken.
+        """
+        network_class = TYPES.get(kind or "bridge")
+        if network_class is None:
+            raise BadRequest(f"Unknown network type {kind!r}: this server has {', '.join(TYPES)}")
+        with self._locks.hold(name), ExitStack() as undo:
+            if db_networks.get(self._db, project, name):
+                raise Conflict("The network already exists")
+            filled = network_class.fill_config({k: v for k, v in config.items() if v != ""})
+            network: Network = network_class(self._paths, name, filled)
+            network.validate()
+            taken = [
+                row.config[key]
+                for row in self.all()
+                for key in ("ipv4.address", "ipv6.address")
+                if "/" in row.config.get(key, "")
+            ]
+            filled = network.choose_addresses(taken)
+            network = network_class(self._paths, name, filled)
+            row = NetworkRow(project, name, network_class.kind, description, filled, "Pending")
+            db_networks.create(self._db, row)
+            undo.callback(db_networks.delete, self._db, project, name)
+            network.create()
+            undo.callback(network.delete)
+            network.start()
+            db_networks.update(self._db, project, name, description, filled, "Created")
+            undo.pop_all()
+        self._announce("network-created", project, name, requestor)
+
+    def update(
+        self,
+        project: str,
+        name: str,
+        description: str,
+        config: Mapping[str, str],
+        requestor: Mapping[str, Any],
+    ) -> None:
+        """Change a network's configuration and apply it.
+
+        :raises BadRequest: bad config.  :raises NotFound: no such network.
+        """
+        with self._locks.hold(name):
+            row = self.row(project, name)
+            values = {k: v for k, v in config.items() if v != ""}
+            checked: Network = TYPES[row.type](self._paths, name, values)
+            checked.validate()
+            values = checked.choose_addresses()
+            self._open(row).update(values)
+            db_networks.update(self._db, project, name, description, values, "Created")
+        if self._users:
+            self._users.network_changed(name)
+        self._announce("network-updated", project, name, requestor)
+
+    def rename(self, project: str, name: str, new: str, requestor: Mapping[str, Any]) -> None:
+        """:raises BadRequest: it is in use.  :raises Conflict: the name is taken."""
+        with self._locks.hold(name), ExitStack() as undo:
+            row = self.row(project, name)
+            if self.used_by().get(name):
+                raise BadRequest("Network is currently in use")
+            if db_networks.get(self._db, project, new):
+                raise Conflict(f"Network {new!r} already exists")
+            renamed: Network = TYPES[row.type](self._paths, new, row.config)
+            renamed.validate()
+            old = self._open(row)
+            old.delete()
+            undo.callback(old.start)
+            renamed.create()
+            undo.callback(renamed.delete)
+            renamed.start()
+            db_networks.rename(self._db, project, name, new)
+            undo.pop_all()
+        self._announce("network-renamed", project, new, requestor, {"old_name": name})
+
+    def delete(self, project: str, name: str, requestor: Mapping[str, Any]) -> None:
+        """:raises BadRequest: it is in use.  :raises NotFound: no such network."""
+        with self._locks.hold(name):
+            row = self.row(project, name)
+            if self.used_by().get(name):
+                raise BadRequest("The network is currently in use")
+            self._open(row).delete()
+            db_networks.delete(self._db, project, name)
+        self._announce("network-deleted", project, name, requestor)
+
+    def _announce(
+        self,
+        action: str,
+        project: str,
+        name: str,
+        requestor: Mapping[str, Any],
+        context: Mapping[str, Any] | None = None,
+    ) -> None:
+        url = with_project(f"/1.0/networks/{name}", project)
+        self._events.lifecycle(action, url, project, context=context, requestor=requestor)
