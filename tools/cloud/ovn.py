@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OVN and Open vSwitch: databases, northd, and per compute host a switch and a controller.
+
+Nothing of Debian's own services is used: every daemon gets its directories by environment.
+Without the openvswitch kernel module the userspace datapath does the same work over taps.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from cloud.context import Cloud
+from cloud.errors import CloudError
+from cloud.layout import EXTERNAL_BRIDGE, INTEGRATION_BRIDGE
+from cloud.run import run
+from cloud.services import Probe, Service
+from cloud.settings import LOOPBACK, HostRecord
+from cloud.steps import Step
+
+PHYSICAL_NETWORK = "public"
+OVS_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+OVN_SCHEMAS = Path("/usr/share/ovn")
+OVSDB_SERVER = "ovsdb-server"
+
+
+def kernel_datapath() -> bool:
+    """Whether this kernel has the openvswitch module, loaded or loadable."""
+    if Path("/sys/module/openvswitch").exists():
+        return True
+    modprobe = shutil.which("modprobe", path="/usr/sbin:/sbin")
+    release = Path("/proc/sys/kernel/osrelease").read_text().strip()
+    if modprobe is None or not list(Path("/lib/modules", release).glob("**/openvswitch.ko*")):
+        return False
+    run((modprobe, "openvswitch"), log=Path("/dev/null"))
+    return True
+
+
+def datapath_type() -> str:
+    return "system" if kernel_datapath() else "netdev"
+
+
+def home(cloud: Cloud, host: HostRecord) -> Path:
+    """Where the switch of ``host`` keeps its database and sockets."""
+    return cloud.data("ovn" if host is cloud.first_host else f"ovn-{host.name}")
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Every directory that the OVS and OVN programs have compiled in, moved to ``directory``."""
+    kinds = ("RUNDIR", "LOGDIR", "DBDIR", "SYSCONFDIR")
+    return {f"{family}_{kind}": str(directory) for family in ("OVS", "OVN") for kind in kinds}
+
+
+def database(cloud: Cloud, name: str, directory: Path, schema: Path, port: str,
+             env: dict[str, str]) -> Service:
+    """An ovsdb-server of one database, on a unix socket and a loopback port."""
+    path = directory / f"{name}.db"
+    if not path.exists():
+        run(("ovsdb-tool", "create", path, schema), log=cloud.log("step-ovn"))
+    socket = directory / ("db.sock" if name == "conf" else f"{name}.sock")
+    return Service(
+        name="", argv=(
+            shutil.which(OVSDB_SERVER) or f"/usr/sbin/{OVSDB_SERVER}", str(path), "-vconsole:warn",
+            "--no-chdir", f"--unixctl={directory / (name + '.ctl')}", f"--remote=punix:{socket}",
+            f"--remote=ptcp:{cloud.port(port)}:{LOOPBACK}",
+        ),
+        log="", probe=Probe("unix", str(socket)), env=env,
+    )
+
+
+def northbound(cloud: Cloud, kind: str) -> Service:
+    """The northbound (nb) or southbound (sb) database of the cloud."""
+    directory = cloud.data("ovn")
+    name = f"ovn-{kind}"
+    service = database(cloud, kind, directory, OVN_SCHEMAS / f"ovn-{kind}.ovsschema", name,
+                       environment(directory))
+    return named(cloud, service, name)
+
+
+def named(cloud: Cloud, service: Service, name: str) -> Service:
+    return Service(**{**service.__dict__, "name": name, "log": str(cloud.log(name))})
+
+
+def northd(cloud: Cloud) -> Service:
+    directory = cloud.data("ovn")
+    return Service(
+        name="ovn-northd", argv=(
+            shutil.which("ovn-northd") or "/usr/bin/ovn-northd", "--no-chdir", "-vconsole:warn",
+            f"--ovnnb-db=tcp:{cloud.address('ovn-nb')}",
+            f"--ovnsb-db=tcp:{cloud.address('ovn-sb')}",
+            f"--unixctl={directory / 'northd.ctl'}",
+        ),
+        log=str(cloud.log("ovn-northd")), env=environment(directory),
+        probe=Probe("file", str(directory / "northd.ctl")),
+    )
+
+
+def service_name(cloud: Cloud, name: str, host: HostRecord) -> str:
+    """``name`` for the machine itself, ``name@host`` for an added one."""
+    return name if host is cloud.first_host else f"{name}@{host.name}"
+
+
+def vsctl(cloud: Cloud, host: HostRecord, *words: str) -> str:
+    directory = home(cloud, host)
+    return run(("ovs-vsctl", f"--db=unix:{directory / 'db.sock'}", "--timeout=30", *words),
+               log=cloud.log("step-ovn"), env=environment(directory))
+
+
+def switch_database(cloud: Cloud, host: HostRecord) -> Service:
+    directory = home(cloud, host)
+    service = database(cloud, "conf", directory, OVS_SCHEMA, "ovsdb", environment(directory))
+    service = Service(**{**service.__dict__, "namespace": host.namespace})
+    return named(cloud, service, service_name(cloud, "ovsdb", host))
+
+
+def chassis(cloud: Cloud, host: HostRecord) -> None:
+    """What the switch must know before it starts: who it is, and where the cloud is."""
+    vsctl(cloud, host, "--no-wait", "init")
+    identity = {
+        "system-id": host.name, "hostname": host.name,
+        "ovn-remote": f"tcp:{cloud.address('ovn-sb')}", "ovn-encap-type": "geneve",
+        "ovn-encap-ip": host.address, "ovn-bridge": INTEGRATION_BRIDGE,
+        "ovn-bridge-datapath-type": datapath_type(),
+    }
+    if host is cloud.first_host:
+        identity["ovn-cms-options"] = "enable-chassis-as-gw"
+        identity["ovn-bridge-mappings"] = f"{PHYSICAL_NETWORK}:{EXTERNAL_BRIDGE}"
+    words = [f"external_ids:{name}={value}" for name, value in identity.items()]
+    if datapath_type() == "netdev":
+        # Without it the switch drops TCP whose checksum the sender left to hardware.
+        words.append("other_config:userspace-tso-enable=true")
+    vsctl(cloud, host, "--no-wait", "set", "Open_vSwitch", ".", *words)
+
+
+def switch(cloud: Cloud, host: HostRecord) -> Service:
+    directory = home(cloud, host)
+    name = service_name(cloud, "ovs-vswitchd", host)
+    return Service(
+        name=name, argv=(
+            shutil.which("ovs-vswitchd") or "/usr/sbin/ovs-vswitchd",
+            f"unix:{directory / 'db.sock'}", "--no-chdir", "-vconsole:warn",
+            f"--unixctl={directory / 'vswitchd.ctl'}",
+        ),
+        log=str(cloud.log(name)), env=environment(directory), namespace=host.namespace,
+        probe=Probe("unix", str(directory / "vswitchd.ctl")),
+    )
+
+
+def controller(cloud: Cloud, host: HostRecord) -> Service:
+    directory = home(cloud, host)
+    name = service_name(cloud, "ovn-controller", host)
+    return Service(
+        name=name, argv=(
+            shutil.which("ovn-controller") or "/usr/bin/ovn-controller",
+            f"unix:{directory / 'db.sock'}", "--no-chdir", "-vconsole:warn",
+        ),
+        log=str(cloud.log(name)), env=environment(directory), namespace=host.namespace,
+        probe=Probe("alive", "0.5"),
+    )
+
+
+def initialise_databases(cloud: Cloud) -> None:
+    directory = cloud.data("ovn")
+    for program, kind in (("ovn-nbctl", "nb"), ("ovn-sbctl", "sb")):
+        run((program, f"--db=unix:{directory / kind}.sock", "--no-leader-only", "init"),
+            log=cloud.log("step-ovn"), env=environment(directory), timeout=60)
+
+
+def refuse_foreign_bridges(cloud: Cloud) -> bool:
+    """Another Open vSwitch of this machine must not be disturbed: stop if it has our names."""
+    ours = cloud.controller.conditions().get("ovs-vswitchd")
+    if ours is not None and ours.state == "running":
+        return False
+    for name in (INTEGRATION_BRIDGE, EXTERNAL_BRIDGE, "ovs-netdev"):
+        if Path("/sys/class/net", name).exists():
+            raise CloudError(
+                f"a network device named {name} is here already, and it is not this cloud's.",
+                remedy="another Open vSwitch or cloud runs on this machine: stop it, or use a "
+                       "machine of its own for this cloud",
+            )
+    return False
+
+
+def external_bridge(cloud: Cloud) -> None:
+    """Make the bridge of the external network; the machine itself is its gateway."""
+    host = cloud.first_host
+    vsctl(cloud, host, "--may-exist", "add-br", EXTERNAL_BRIDGE, "--",
+          "set", "bridge", EXTERNAL_BRIDGE, f"datapath_type={datapath_type()}")
+    network, _, prefix = cloud.settings.external_subnet.partition("/")
+    gateway = f"{network.rpartition('.')[0]}.1/{prefix}"
+    log = cloud.log("step-ovn")
+    run(("ip", "address", "replace", gateway, "dev", EXTERNAL_BRIDGE), log=log)
+    run(("ip", "link", "set", EXTERNAL_BRIDGE, "up"), log=log)
+    if datapath_type() == "netdev":
+        # Segments of the machine's own TCP would be lost in the switch's address translation.
+        run(("ethtool", "-K", EXTERNAL_BRIDGE, "tx", "off", "tso", "off", "gso", "off"), log=log)
+
+
+def host_steps(cloud: Cloud, host: HostRecord) -> list[Step]:
+    """The switch of one compute host."""
+    def name(step: str) -> str:
+        return service_name(cloud, step, host)
+
+    return [
+        cloud.start(name("ovsdb"), lambda: switch_database(cloud, host), "packages",
+                    "network/check"),
+        Step(name("network/chassis"), lambda: chassis(cloud, host),
+             needs=(f"start {name('ovsdb')}",)),
+        cloud.start(name("ovs-vswitchd"), lambda: switch(cloud, host), name("network/chassis")),
+        cloud.start(name("ovn-controller"), lambda: controller(cloud, host),
+                    f"start {name('ovs-vswitchd')}", "network/databases"),
+    ]
+
+
+def steps(cloud: Cloud) -> list[Step]:
+    return [
+        Step("network/check", lambda: refuse_foreign_bridges(cloud), needs=("packages",)),
+        cloud.start("ovn-nb", lambda: northbound(cloud, "nb"), "packages"),
+        cloud.start("ovn-sb", lambda: northbound(cloud, "sb"), "packages"),
+        Step("network/databases", lambda: initialise_databases(cloud),
+             needs=("start ovn-nb", "start ovn-sb")),
+        cloud.start("ovn-northd", lambda: northd(cloud), "network/databases"),
+        Step("network/external bridge", lambda: external_bridge(cloud),
+             needs=("start ovs-vswitchd",)),
+        *(step for host in cloud.settings.hosts for step in host_steps(cloud, host)),
+    ]
