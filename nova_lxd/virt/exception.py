@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong between Nova and LXD, as Nova exceptions.
+
+Each carries LXD's own sentence, so that it ends up in the instance's fault.
+"""
+
+from __future__ import annotations
+
+from nova import exception
+
+
+class LXDError(exception.NovaException):
+    """LXD refused or failed a request.
+
+    ``status`` is the HTTP status, or that of the failed background operation.
+    """
+
+    msg_fmt = "LXD could not %(action)s: %(reason)s"
+    status = 0
+
+    def __init__(self, status: int = 0, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.status = status
+
+
+class LXDNotFound(LXDError):
+    """LXD answered 404."""
+
+
+class LXDConflict(LXDError):
+    """LXD answered 409 or 412: it exists already, or somebody else changed it."""
+
+
+class LXDUnavailable(exception.HypervisorUnavailable):
+    """No LXD answers at the configured endpoint."""
+
+    msg_fmt = "LXD at %(endpoint)s does not answer: %(reason)s"
+
+
+class LXDTimeout(LXDError):
+    """An operation did not end within [lxd]operation_timeout."""
+
+
+class HostNotUsable(exception.NovaException):
+    """The LXD server cannot run instances as it is; the message says what to do."""
+
+    msg_fmt = "This host cannot run instances on LXD: %(reason)s"
+
+
+class ImageNotUsable(exception.ImageUnacceptable):
+    """The Glance image cannot become a container's root; the message says why."""

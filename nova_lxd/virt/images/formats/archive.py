@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tar archives, plain or compressed: telling them and looking at their first members."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import subprocess
+import tarfile
+from collections.abc import Iterator
+
+TAR_MAGIC = b"ustar"
+TAR_MAGIC_AT = 257
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+COMPRESSIONS = {
+    b"\x1f\x8b": "gz",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x5d\x00\x00": "xz",  # lzma
+    ZSTD_MAGIC: "zst",
+}
+
+
+def is_archive(head: bytes) -> bool:
+    """Tell whether a file that begins so may be a tar archive LXD can read."""
+    if head[TAR_MAGIC_AT : TAR_MAGIC_AT + len(TAR_MAGIC)] == TAR_MAGIC:
+        return True
+    return any(head.startswith(magic) for magic in COMPRESSIONS)
+
+
+@contextlib.contextmanager
+def members(path: pathlib.Path, head: bytes) -> Iterator[Iterator[tarfile.TarInfo]]:
+    """Read an archive's members as a stream, unpacking nothing.
+
+    :raises ValueError: it is no tar archive, or a broken one
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if head.startswith(ZSTD_MAGIC):
+                child = subprocess.Popen(
+                    ["zstd", "-dcq", "--", str(path)], stdout=subprocess.PIPE
+                )
+                stack.enter_context(child)
+                stack.callback(child.kill)
+                archive = tarfile.open(fileobj=child.stdout, mode="r|")
+            else:
+                archive = tarfile.open(path, mode="r|*")
+            yield iter(stack.enter_context(archive))
+        except (tarfile.TarError, EOFError, OSError) as e:
+            raise ValueError(f"its archive cannot be read: {e}")
+
+
+def first_names(path: pathlib.Path, head: bytes, count: int) -> list[str]:
+    """Return the names of the first members, without a leading ``./``."""
+    names = []
+    with members(path, head) as stream:
+        for member in stream:
+            names.append(member.name.removeprefix("./"))
+            if len(names) == count:
+                break
+    return names
