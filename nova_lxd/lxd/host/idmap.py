@@ -23,6 +23,8 @@ BUILTIN_BASE = 1000000
 BUILTIN_SIZE = 1000000000
 # The smallest range that holds a system container (LXD: "at least 65536 uids and gids").
 MINIMUM_SIZE = 65536
+# What the kernel shows for an id that is not mapped.
+OVERFLOW_ID = 65534
 _MAX_ID = 2**32 - 1
 
 
@@ -76,6 +78,20 @@ class Idmap:
     def host_gid(self, ns: int) -> int | None:
         """Like :meth:`host_uid` for a gid."""
         return self._host(ns, (e for e in self.entries if e.is_gid)) if self else ns
+
+    def ns_uid(self, host: int) -> int:
+        """The container's uid of a host's; the overflow id when it is not mapped."""
+        return self._ns(host, (e for e in self.entries if e.is_uid)) if self else host
+
+    def ns_gid(self, host: int) -> int:
+        """Like :meth:`ns_uid` for a gid."""
+        return self._ns(host, (e for e in self.entries if e.is_gid)) if self else host
+
+    def _ns(self, host: int, entries: Iterable[Entry]) -> int:
+        for entry in entries:
+            if entry.host <= host < entry.host + entry.size:
+                return entry.ns + host - entry.host
+        return OVERFLOW_ID
 
     def uid_map(self) -> str:
         """The text for /proc/PID/uid_map."""

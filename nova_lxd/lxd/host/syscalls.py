@@ -49,7 +49,8 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID = 0, 1, 2, 3, 4
+# chown, dac_override, dac_read_search, fowner, fsetid: those that setfsuid(2) drops.
+CAPS_FILES = 0b11111
 _CAPABILITY_VERSION_3 = 0x20080522
 
 # Numbers of calls made since Linux 5.1 are the same on every architecture.
@@ -176,6 +177,15 @@ def openat2(directory: int, path: str, flags: int, mode: int = 0, resolve: int =
     if fd < 0:
         raise _fail(path)
     return fd
+
+
+def fs_type(fd: int) -> int:
+    """The magic number of the file system behind a descriptor: fstatfs(2)'s ``f_type``."""
+    # The first word of a structure of at most 120 bytes.
+    buffer = (ctypes.c_long * 32)()
+    if _libc.fstatfs(fd, buffer):
+        raise _fail(None)
+    return buffer[0]
 
 
 def setns(fd: int, kind: int) -> None:

@@ -276,7 +276,7 @@ class Zygote:
         """Those of the named containers that run, for adoption by a new daemon.
 
         ``lxcpath`` must be the same text as at their start.  A container whose monitor was killed
-        is not found: see :func:`.running.leftover_processes`.
+        is not found: see :func:`.running.kill_leftovers`.
         """
         values, _ = self._request(
             "Looking for running containers", "init_pids", str(lxcpath), list(names)

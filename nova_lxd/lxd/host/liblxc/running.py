@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nova_lxd.lxd.errors import InternalError
+from nova_lxd.lxd.host import cgroups
 
 SYSTEMD_HALT = signal.SIGRTMIN + 3
 
@@ -103,6 +104,7 @@ class Running:
         :raises InternalError: the monitor goes on after ``timeout`` seconds.
         """
         self.signal(signal.SIGKILL)
+        cgroups.thaw_process(self.init)
         if not self.wait(timeout):
             raise InternalError(
                 f"Stopping the container of process {self.init} failed: its monitor "
@@ -124,28 +126,21 @@ class Running:
         self.signal(signal.SIGINT)
 
 
-def leftover_processes(payload: Path) -> list[int]:
-    """The processes of a control group directory and those below it.
+def kill_leftovers(group: str, timeout: float = 10.0) -> None:
+    """End every process of a control group (``CGROUP-DIR/lxc.payload.NAME``); fine when none is.
 
-    A container whose monitor was killed lives on there, unseen by liblxc.
-    """
-    pids: list[int] = []
-    for directory, _, _ in os.walk(payload):
-        with contextlib.suppress(FileNotFoundError):
-            pids += map(int, (Path(directory) / "cgroup.procs").read_text().split())
-    return pids
-
-
-def kill_leftovers(payload: Path, timeout: float = 10.0) -> None:
-    """End every process of a control group.
+    A container whose monitor was killed lives on there, unseen by liblxc, and the next start would
+    land beside it.
 
     :raises InternalError: some are left after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
-    while pids := leftover_processes(payload):
+    while pids := cgroups.layout().processes(group):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+            cgroups.thaw_process(pid)
         if time.monotonic() > deadline:
-            raise InternalError(f"Ending processes {pids} of {payload} failed: they do not die")
+            raise InternalError(f"Ending processes {sorted(pids)} of {group} failed: they go on")
         time.sleep(0.01)
+    cgroups.layout().remove(group)
