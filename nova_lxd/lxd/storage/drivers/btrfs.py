@@ -185,6 +185,9 @@ class Btrfs(BtrfsPool, BtrfsStreams):
                 ioctl.limit(fd, subvolume, size)
         return True
 
+    def enforces_sizes(self) -> bool:
+        return True
+
     def usage(self, volume: Volume) -> int | None:
         with ioctl.opened(self.need(volume)) as fd:
             try:

@@ -119,13 +119,12 @@ class BtrfsPool(TreeDriver):
                 " nor a directory"
             )
         name = str(uuid.uuid4())
-        force = ["-f"] if self.config.get("source.wipe") == "true" else []
         try:
-            run(["mkfs.btrfs", "-q", "-L", self.pool, "-U", name, *force, source])
+            run(["mkfs.btrfs", "-q", "-L", self.pool, "-U", name, source])
         except ProgramError as exc:
             raise BadRequest(
                 f"Cannot make a btrfs file system on {source}: it is in use or holds data"
-                f" (set source.wipe=true to overwrite them): {exc.stderr.strip()}"
+                f" (wipe it with wipefs first): {exc.stderr.strip()}"
             ) from exc
         undo.callback(run, ["wipefs", "-q", "-a", source])
         self.config["volatile.initial_source"] = source

@@ -196,6 +196,18 @@ class Dir(TreeStreams):
             del directory
         return project
 
+    def enforces_sizes(self) -> bool:
+        fd = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kernel.project_quota(fd, 0)
+        except OSError as exc:
+            if exc.errno in _NO_QUOTA:
+                return False
+            raise
+        finally:
+            os.close(fd)
+        return True
+
     def usage(self, volume: Volume) -> int | None:
         path = self.need(volume)
         project = self._project(path)

@@ -223,6 +223,10 @@ class Driver(ABC):
         """
 
     @abstractmethod
+    def enforces_sizes(self) -> bool:
+        """Would :meth:`set_quota` on this mounted pool hold?  (Cheap.)"""
+
+    @abstractmethod
     def usage(self, volume: Volume) -> int | None:
         """Bytes that the volume uses, None where the pool does not know that cheaply."""
 
