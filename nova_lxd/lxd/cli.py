@@ -48,7 +48,9 @@ def _waitready(args: argparse.Namespace) -> int:
             return 0
         except ClientError as exc:
             if deadline is not None and time.monotonic() >= deadline:
-                print(f"nova-lxd: no daemon is ready after {args.timeout} s: {exc}", file=sys.stderr)
+                print(
+                    f"nova-lxd: no daemon is ready after {args.timeout} s: {exc}", file=sys.stderr
+                )
                 return 1
         time.sleep(0.1)
 

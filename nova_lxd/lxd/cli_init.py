@@ -82,7 +82,9 @@ def interview(client: LocalClient, ask: Callable[[str], str] = input) -> Preseed
     if _yes(ask, "Would you like the server to be available over the network?", False):
         address = _answer(ask, "Address to bind to (not including port)", "all")
         port = _answer(ask, "Port to bind to", "8443")
-        preseed["config"]["core.https_address"] = f"{'[::]' if address == 'all' else address}:{port}"
+        preseed["config"]["core.https_address"] = (
+            f"{'[::]' if address == 'all' else address}:{port}"
+        )
         password = getpass.getpass("Trust password for new clients (empty: use tokens): ")
         if password:
             preseed["config"]["core.trust_password"] = password

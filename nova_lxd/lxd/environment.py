@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from nova_lxd.lxd.api.server import split_address
-from nova_lxd.lxd.host import liblxc_features
+from nova_lxd.lxd.host import liblxc_features, netstate
 from nova_lxd.lxd.serverconfig import ServerConfig
 
 SERVER_VERSION = "5.0.2"
@@ -31,9 +31,12 @@ def _os_release() -> dict[str, str]:
 
 def host_addresses() -> list[str]:
     """The global addresses of this host's interfaces."""
-    from nova_lxd.lxd.host.netstate import global_addresses
-
-    return global_addresses()
+    return [
+        address.address
+        for interface in netstate.of_host().values()
+        for address in interface.addresses
+        if address.scope == "global"
+    ]
 
 
 class Environment:

@@ -41,7 +41,9 @@ class Paths:
     @classmethod
     def from_environment(cls) -> Paths:
         """The paths of ``$LXD_DIR``, /var/lib/lxd when unset."""
-        return cls(Path(os.path.abspath(os.environ.get("LXD_DIR") or DEFAULT_LXD_DIR)))
+        given = os.environ.get("LXD_DIR") or DEFAULT_LXD_DIR
+        # Symlinks stay as given: liblxc's command sockets are found by this very text.
+        return cls(Path(os.path.normpath(Path.cwd() / given)))
 
     @property
     def tag(self) -> str:
@@ -70,6 +72,16 @@ class Paths:
 
     def pool(self, pool: str) -> Path:
         return self.pools / pool
+
+    def veth_names(self, project: str, name: str, device: str) -> tuple[str, str]:
+        """The (host, inner) ends of a nic's veth pair.
+
+        They follow from the nic, so that a pair is found again after a crash that came before
+        its name was recorded.
+        """
+        nic = f"{self.tag} {project} {name} {device}"
+        digits = hashlib.sha256(nic.encode()).hexdigest()[:8]
+        return f"veth{digits}", f"vnic{digits}"
 
     @property
     def disks(self) -> Path:

@@ -65,9 +65,7 @@ def _require_admin(request: Request) -> None:
 @route("GET", "/1.0/projects")
 async def get_projects(request: Request) -> web.StreamResponse:
     """List the projects that the client may see."""
-    projects = [
-        p for p in request.services.projects.all() if request.identity.may_use(p.name)
-    ]
+    projects = [p for p in request.services.projects.all() if request.identity.may_use(p.name)]
     used_by = request.services.projects.used_by()
     items = [_to_api(p, used_by.get(p.name, [])) for p in projects]
     items = apply_filter(items, request.query("filter"))

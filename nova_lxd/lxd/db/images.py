@@ -216,9 +216,7 @@ def get_alias(db: Database, project: str, name: str) -> Alias | None:
     return _alias(row) if row else None
 
 
-def put_alias(
-    db: Database, project: str, name: str, fingerprint: str, description: str
-) -> None:
+def put_alias(db: Database, project: str, name: str, fingerprint: str, description: str) -> None:
     """Make ``name`` an alias of the image, new or moved from another one."""
     with db.write() as conn:
         conn.execute(

@@ -42,9 +42,7 @@ class InstanceRecord:
         return f"/1.0/instances/{self.name}"
 
 
-_SELECT = (
-    "SELECT i.*, p.name AS project FROM instances i JOIN projects p ON p.id = i.project_id "
-)
+_SELECT = "SELECT i.*, p.name AS project FROM instances i JOIN projects p ON p.id = i.project_id "
 
 
 def _instance(row: Row) -> InstanceRecord:

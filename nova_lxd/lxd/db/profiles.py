@@ -22,9 +22,7 @@ class Profile:
     devices: Devices
 
 
-_SELECT = (
-    "SELECT p.*, j.name AS project FROM profiles p JOIN projects j ON j.id = p.project_id "
-)
+_SELECT = "SELECT p.*, j.name AS project FROM profiles p JOIN projects j ON j.id = p.project_id "
 
 
 def _profile(row: Row) -> Profile:

@@ -243,3 +243,24 @@ def delete_volume_snapshot(db: Database, volume_id: int, name: str) -> None:
             "DELETE FROM storage_volume_snapshots WHERE volume_id = ? AND name = ?",
             (volume_id, name),
         )
+
+
+def instances_on(db: Database, pool_name: str) -> list[tuple[str, str, float]]:
+    """(project, name, creation time) of the instances whose root is on a pool."""
+    rows = db.read().execute(
+        "SELECT p.name AS project, i.name AS name, i.created_at FROM instances i"
+        " JOIN projects p ON p.id = i.project_id WHERE i.pool = ? ORDER BY i.name",
+        (pool_name,),
+    )
+    return [(row["project"], row["name"], row["created_at"]) for row in rows]
+
+
+def image_projects(db: Database, fingerprints: list[str]) -> dict[str, str]:
+    """One project of each image, for the URLs of image volumes."""
+    marks = ",".join("?" * len(fingerprints))
+    rows = db.read().execute(
+        "SELECT i.fingerprint, p.name AS project FROM images i JOIN projects p"
+        f" ON p.id = i.project_id WHERE i.fingerprint IN ({marks}) ORDER BY p.id DESC",
+        fingerprints,
+    )
+    return {row["fingerprint"]: row["project"] for row in rows}

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from nova_lxd.lxd.db import networks as db_networks
+from nova_lxd.lxd.db import projects as db_projects
 from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.networks import NetworkRow
 from nova_lxd.lxd.db.projects import with_project
@@ -82,6 +83,13 @@ class Networks:
         :raises NotFound: there is no such managed network.
         """
         return self._open(self.row(project, name))
+
+    def find(self, project: str, name: str) -> Network | None:
+        """The managed network that instances of the project see by this name."""
+        owner = db_projects.get(self._db, project)
+        own = owner is not None and owner.feature("networks")
+        row = db_networks.get(self._db, project if own else DEFAULT_PROJECT, name)
+        return self._open(row) if row else None
 
     def used_by(self) -> dict[str, list[str]]:
         """Profile and instance URLs by network name."""

@@ -34,7 +34,9 @@ SERVER_KEYS = KeyTable(
     "server",
     (
         Key("core.https_address", "string", "Address of the HTTPS API; empty: none.", _address),
-        Key("core.https_allowed_credentials", "bool", "Access-Control-Allow-Credentials.", boolean),
+        Key(
+            "core.https_allowed_credentials", "bool", "Access-Control-Allow-Credentials.", boolean
+        ),
         Key("core.https_allowed_headers", "string", "Access-Control-Allow-Headers."),
         Key("core.https_allowed_methods", "string", "Access-Control-Allow-Methods."),
         Key("core.https_allowed_origin", "string", "Access-Control-Allow-Origin."),
@@ -59,9 +61,7 @@ SERVER_KEYS = KeyTable(
         ),
         Key("core.trust_password", "string", "Password with which clients add themselves."),
         Key("backups.compression_algorithm", "string", "Of backups.", _compression, "gzip"),
-        Key(
-            "images.auto_update_cached", "bool", "Update cached images.", boolean, "true"
-        ),
+        Key("images.auto_update_cached", "bool", "Update cached images.", boolean, "true"),
         Key(
             "images.auto_update_interval",
             "integer",

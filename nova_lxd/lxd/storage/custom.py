@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -242,9 +242,7 @@ class CustomVolumes:
             driver = self._pool(row.pool).driver
             old_volume, new_stored = volume_of(row), custom_name(row.project, new)
             driver.rename_volume(old_volume, new_stored)
-            undo.callback(
-                driver.rename_volume, old_volume.renamed(new_stored), old_volume.name
-            )
+            undo.callback(driver.rename_volume, old_volume.renamed(new_stored), old_volume.name)
             db_storage.rename_volume(self._db, row.id, new)
             undo.pop_all()
         self._announce(
@@ -275,7 +273,7 @@ class CustomVolumes:
         if self.used_by().get((row.pool, row.project, row.name)):
             raise BadRequest("The storage volume is still in use")
 
-    def _hold(self, row: VolumeRow, action: str) -> Any:
+    def _hold(self, row: VolumeRow, action: str) -> AbstractContextManager[None]:
         key = (row.pool, row.project, row.name)
         return self._locks.hold(key, action, f"volume {row.name!r}", _PATIENCE)
 
@@ -347,7 +345,9 @@ class CustomVolumes:
         with self._hold(row, "restore"):
             self.snapshot(row, name)
             if self._mounted.get((row.pool, row.project, row.name)):
-                raise BadRequest("Cannot restore a custom volume that is used by running instances")
+                raise BadRequest(
+                    "Cannot restore a custom volume that is used by running instances"
+                )
             self._pool(row.pool).driver.restore_snapshot(volume_of(row).at(name))
         self._announce("storage-volume-restored", row.pool, row.project, row.name, requestor)
 
@@ -381,8 +381,3 @@ class CustomVolumes:
         )
         action = f"storage-volume-snapshot-{verb}"
         self._events.lifecycle(action, url, row.project, requestor=requestor)
-
-
-def snapshot_names(snapshots: Sequence[VolumeSnapshotRow]) -> list[str]:
-    """The names, oldest first."""
-    return [snapshot.name for snapshot in snapshots]

@@ -14,6 +14,7 @@ from nova_lxd.lxd.db import storage as db_storage
 from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.storage import PoolRow
+from nova_lxd.lxd.devices.interface import CustomVolume
 from nova_lxd.lxd.errors import BadRequest, Conflict, InternalError, LXDError, NotFound
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import KeyedLocks
@@ -175,6 +176,15 @@ class Storage:
         """Give an instance's root a size, unlimited when empty."""
         volume = Volume(VolumeType.CONTAINER, storage_name(project, instance))
         self.get(pool).set_quota(volume, parse_size(size))
+
+    def custom_volume(self, project: str, pool: str, volume: str) -> CustomVolume:
+        return self.volumes.custom_volume(project, pool, volume)
+
+    def mount_custom(self, project: str, pool: str, volume: str, user: str) -> CustomVolume:
+        return self.volumes.mount_custom(project, pool, volume, user)
+
+    def unmount_custom(self, project: str, pool: str, volume: str, user: str) -> None:
+        self.volumes.unmount_custom(project, pool, volume, user)
 
     # -- life ----------------------------------------------------------------------------------
 
