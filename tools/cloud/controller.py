@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cloud.errors import CloudError
+from cloud.host import MARK, processes_of
 from cloud.layout import SYSTEMD_UNITS, Layout, write_private
 from cloud.run import run
 from cloud.services import Condition, Service, base_environment, wait_until
@@ -67,6 +70,7 @@ class SupervisorController:
     def prepare(self) -> None:
         if self._running():
             return
+        end_orphans(self._layout)
         log = self._layout.log / "supervisor.log"
         package = Path(__file__).resolve().parents[1]
         with log.open("ab") as stream:
@@ -123,6 +127,17 @@ class SupervisorController:
                 log=self._layout.log / "supervisor.log",
             )
         return answer
+
+
+def end_orphans(layout: Layout) -> None:
+    """End what a supervisor that was killed has left: it would hold the ports."""
+    for number, seconds in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
+        for pid, _ in processes_of(layout.state):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + seconds
+        while processes_of(layout.state) and time.monotonic() < deadline:
+            time.sleep(0.2)
 
 
 class SystemdController:
@@ -195,7 +210,7 @@ class SystemdController:
 
 def render_unit(service: Service, layout: Layout) -> str:
     """A systemd unit that does what the supervisor does for ``service``."""
-    environment = base_environment(service.env)
+    environment = {**base_environment(service.env), MARK: str(layout.state)}
     lines = [
         "[Unit]", f"Description=nova-lxd cloud: {service.name}",
         "After=network.target local-fs.target", "StartLimitIntervalSec=0",

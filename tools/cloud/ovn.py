@@ -7,11 +7,13 @@ Without the openvswitch kernel module the userspace datapath does the same work 
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from cloud.context import Cloud
 from cloud.errors import CloudError
+from cloud.host import boot_id
 from cloud.layout import EXTERNAL_BRIDGE, INTEGRATION_BRIDGE
 from cloud.run import run
 from cloud.services import Probe, Service
@@ -22,6 +24,7 @@ PHYSICAL_NETWORK = "public"
 OVS_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 OVN_SCHEMAS = Path("/usr/share/ovn")
 OVSDB_SERVER = "ovsdb-server"
+USERSPACE_DATAPATH = "ovs-netdev"
 
 
 def kernel_datapath() -> bool:
@@ -168,17 +171,32 @@ def initialise_databases(cloud: Cloud) -> None:
 
 def refuse_foreign_bridges(cloud: Cloud) -> bool:
     """Another Open vSwitch of this machine must not be disturbed: stop if it has our names."""
-    ours = cloud.controller.conditions().get("ovs-vswitchd")
-    if ours is not None and ours.state == "running":
+    mark = cloud.layout.run / "bridges"
+    if mark.is_file() and mark.read_text() == boot_id():
         return False
-    for name in (INTEGRATION_BRIDGE, EXTERNAL_BRIDGE, "ovs-netdev"):
+    for name in (INTEGRATION_BRIDGE, EXTERNAL_BRIDGE, USERSPACE_DATAPATH):
         if Path("/sys/class/net", name).exists():
             raise CloudError(
                 f"a network device named {name} is here already, and it is not this cloud's.",
                 remedy="another Open vSwitch or cloud runs on this machine: stop it, or use a "
                        "machine of its own for this cloud",
             )
-    return False
+    mark.write_text(boot_id())
+    return True
+
+
+def remove_datapath(cloud: Cloud, host: HostRecord) -> None:
+    """Remove the devices that a stopped switch leaves: its bridges, and the datapath itself."""
+    log = cloud.log("step-ovn")
+    inside = ("ip", "netns", "exec", host.namespace) if host.namespace else ()
+    if datapath_type() == "system":
+        if "ovs-system" in run((*inside, "ovs-dpctl", "dump-dps"), log=log):
+            run((*inside, "ovs-dpctl", "del-dp", "ovs-system"), log=log)
+        return
+    links = json.loads(run((*inside, "ip", "-json", "link", "show"), log=log))
+    for link in links:
+        if link["ifname"] in (EXTERNAL_BRIDGE, INTEGRATION_BRIDGE, USERSPACE_DATAPATH):
+            run((*inside, "ip", "link", "delete", link["ifname"]), log=log)
 
 
 def external_bridge(cloud: Cloud) -> None:

@@ -36,13 +36,15 @@ def steps(cloud: Cloud) -> list[Step]:
     ]
 
 
-def service_order(cloud: Cloud) -> list[str]:
-    """The names of the services, each after all that it needs."""
+def service_levels(cloud: Cloud) -> list[list[str]]:
+    """The names of the services; those of one level need only services of earlier ones."""
     todo = {step.name: set(step.needs) for step in steps(cloud)}
-    order: list[str] = []
+    levels: list[list[str]] = []
     while todo:
         free = [name for name, needs in todo.items() if not needs & todo.keys()]
-        order += [name.removeprefix("start ") for name in free if name.startswith("start ")]
+        started = [name.removeprefix("start ") for name in free if name.startswith("start ")]
+        if started:
+            levels.append(started)
         for name in free:
             del todo[name]
-    return order
+    return levels

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import pwd
 import shutil
 import socket
@@ -181,12 +180,3 @@ def wait_until(
                 remedy="if the machine is slow or busy, just run 'quickstart up' again",
             )
         time.sleep(pause)
-
-
-def process_exists(pid: int) -> bool:
-    """Whether ``pid`` is a process that is not a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z" and os.path.isdir(f"/proc/{pid}")

@@ -16,7 +16,7 @@ def services(cloud: Cloud) -> dict[str, Service]:
     for path in cloud.layout.units.glob("*.json"):
         service = Service.from_json(path.read_text())
         found[service.name] = service
-    order = plan.service_order(cloud)
+    order = [name for level in plan.service_levels(cloud) for name in level]
     known = [name for name in order if name in found]
     return {name: found[name] for name in known + sorted(found.keys() - set(known))}
 

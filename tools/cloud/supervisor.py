@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloud.host import MARK
 from cloud.layout import Layout
 from cloud.services import Service, account, base_environment
 
@@ -153,14 +154,15 @@ class Supervisor:
         service = child.service
         child.since = time.time()
         child.kill_at = 0.0
+        env = {**base_environment(service.env), MARK: str(self._layout.state)}
         try:
             uid, gid = account(service.user)
             with Path(service.log).open("ab") as log:
                 for argv in service.before:
                     subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   env=base_environment(service.env), check=True, timeout=60)
+                                   env=env, check=True, timeout=60)
                 child.process = subprocess.Popen(
-                    service.command(), env=base_environment(service.env), cwd=service.cwd,
+                    service.command(), env=env, cwd=service.cwd,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                     **({} if uid == 0 else
                        {"user": uid, "group": gid, "extra_groups": os.getgrouplist(

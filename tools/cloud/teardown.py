@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cloud import lxd, ovn, plan
 from cloud.context import Cloud
 from cloud.errors import CloudError
-from cloud.host import mounts_below
+from cloud.host import mounts_below, processes_of
 from cloud.layout import EXTERNAL_BRIDGE, INTEGRATION_BRIDGE
 from cloud.run import run
 from cloud.services import Probe
@@ -25,21 +25,30 @@ def down(cloud: Cloud, *, remove_instances: bool = False) -> None:
     something of the cloud still runs afterwards.
     """
     conditions = cloud.controller.conditions()
-    order = [name for name in plan.service_order(cloud) if name in conditions]
-    order += [name for name in conditions if name not in order]
-    guests_stopped = False
-    for name in reversed(order):
-        if name.partition("@")[0] == "lxd" and not guests_stopped:
-            stop_guests(cloud, remove_instances)
-            guests_stopped = True
-        if name.partition("@")[0] == "ovs-vswitchd":
-            remove_ports(cloud, name)
-        cloud.controller.stop(name)
-        print(f"stopped {name}", flush=True)
+    levels = plan.service_levels(cloud)
+    known = {name for level in levels for name in level}
+    with ThreadPoolExecutor(16, "stop") as pool:
+        for level in [sorted(conditions.keys() - known), *reversed(levels)]:
+            here = [name for name in level if name in conditions]
+            if any(name.partition("@")[0] == "lxd" for name in here):
+                stop_guests(cloud, remove_instances)
+            for name in pool.map(lambda name: stop_service(cloud, name), here):
+                print(f"stopped {name}", flush=True)
     strays = cloud.controller.finish()
     if strays:
-        print(f"ended what they had left running: {', '.join(sorted(strays))}")
+        print(f"ended what they had left running: {', '.join(sorted(set(strays)))}")
     remove_metadata_namespaces(cloud)
+
+
+def stop_service(cloud: Cloud, name: str) -> str:
+    """Stop one service, and undo what it did to the machine; returns its name."""
+    is_switch = name.partition("@")[0] == "ovs-vswitchd"
+    if is_switch:
+        remove_ports(cloud, name)
+    cloud.controller.stop(name)
+    if is_switch:
+        ovn.remove_datapath(cloud, host_of(cloud, name))
+    return name
 
 
 def stop_guests(cloud: Cloud, remove: bool) -> None:
@@ -115,18 +124,5 @@ def leftovers(cloud: Cloud) -> list[str]:
     left = [f"mount {point}" for point in mounts_below(cloud.layout.state)]
     left += [f"network device {name}" for name in (EXTERNAL_BRIDGE, INTEGRATION_BRIDGE)
              if Path("/sys/class/net", name).exists()]
-    left += [f"process {pid} ({command[:60]})" for pid, command in processes_of(cloud)]
+    left += [f"process {pid} ({line[:60]})" for pid, line in processes_of(cloud.layout.state)]
     return left
-
-
-def processes_of(cloud: Cloud) -> list[tuple[int, str]]:
-    """(pid, command line) of what was started with a path of the state directory."""
-    state = str(cloud.layout.state) + "/"
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if any(state in word for word in words):
-                    found.append((int(entry.name), " ".join(words).strip()))
-    return sorted(found)
