@@ -13,7 +13,7 @@ from pathlib import Path
 from nova_lxd.lxd.errors import NotFound
 from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.network.interface import BridgeState, NetworkState, StateAddress
-from nova_lxd.lxd.network.netlink import IFF_UP, Link, Netlink
+from nova_lxd.lxd.network.netlink import IFF_UP, Interface, Link, Netlink
 
 _SYSCTL = Path("/proc/sys/net")
 
@@ -137,7 +137,7 @@ def state(name: str) -> NetworkState:
                 family="inet" if item.interface.version == 4 else "inet6",
                 address=str(item.interface.ip),
                 netmask=str(item.interface.network.prefixlen),
-                scope=item.scope,
+                scope=_scope(item.interface),
             )
             for item in nl.addresses(link.index)
         ]
@@ -145,12 +145,18 @@ def state(name: str) -> NetworkState:
     return NetworkState(
         addresses=addresses,
         counters=link.counters,
-        hwaddr=link.address,
+        hwaddr="" if link.hardware == "loopback" else link.address,
         mtu=link.mtu,
         state="up" if link.flags & IFF_UP else "down",
         kind=link.hardware,
         bridge=bridge,
     )
+
+
+def _scope(interface: Interface) -> str:
+    if interface.ip.is_loopback:
+        return "local"
+    return "link" if interface.ip.is_link_local else "global"
 
 
 def _bridge_state(nl: Netlink, link: Link) -> BridgeState:

@@ -40,7 +40,7 @@ NLA_F_NESTED = 0x8000
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_PROTINFO, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 12, 13, 16, 18
+IFLA_IFALIAS, IFLA_PROTINFO, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 20, 12, 13, 16, 18
 IFLA_NET_NS_PID, IFLA_STATS64, IFLA_NET_NS_FD, IFLA_LINK_NETNSID = 19, 23, 28, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER, IFLA_MACVLAN_MODE, IFLA_VLAN_ID = 1, 1, 1
@@ -102,6 +102,7 @@ class Link:
     operstate: str
     hardware: str
     link_netnsid: int | None
+    alias: str
     counters: Counters = field(repr=False)
 
     @property
@@ -122,11 +123,10 @@ class BridgeSettings:
 
 @dataclass(frozen=True)
 class Address:
-    """One address of the interface ``index``; ``scope`` is global, link or local."""
+    """One address of the interface ``index``."""
 
     index: int
     interface: Interface
-    scope: str
 
 
 @dataclass(frozen=True)
@@ -401,6 +401,7 @@ class Netlink:
         name: str = "",
         master: int | None = None,
         txqueuelen: int | None = None,
+        alias: str | None = None,
         netns: int | None = None,
         netns_pid: int | None = None,
     ) -> None:
@@ -416,6 +417,8 @@ class Netlink:
             attrs += _u32(IFLA_MASTER, master)
         if txqueuelen is not None:
             attrs += _u32(IFLA_TXQLEN, txqueuelen)
+        if alias is not None:
+            attrs += _attr(IFLA_IFALIAS, alias.encode())
         if netns is not None:
             attrs += _u32(IFLA_NET_NS_FD, netns)
         if netns_pid is not None:
@@ -496,6 +499,13 @@ class Netlink:
             table,
             protocol,
         )
+
+    def add_gateway(self, gateway: IPAddress, index: int) -> None:
+        """Make ``gateway`` the default route through an interface, whatever its subnets are."""
+        whole = ipaddress.ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0")
+        if not gateway.is_link_local or gateway.version == 4:
+            self.add_route(ipaddress.ip_network(gateway), index)
+        self.add_route(whole, index, gateway=gateway)
 
     def delete_route(
         self, destination: Network, index: int, *, table: int = RT_TABLE_MAIN
@@ -601,6 +611,7 @@ def _link(data: bytes) -> Link:
         operstate=OPERSTATES[state] if state < len(OPERSTATES) else "unknown",
         hardware=_ARPHRD_TYPES.get(hardware, "unknown"),
         link_netnsid=struct.unpack("=i", netnsid)[0] if netnsid else None,
+        alias=_string(attrs.get(IFLA_IFALIAS, b"")),
         counters=Counters(
             packets_received=stats[0],
             packets_sent=stats[1],
@@ -615,12 +626,10 @@ def _link(data: bytes) -> Link:
 
 
 def _address(data: bytes) -> Address:
-    _, prefix, _, scope, index = _IFADDR.unpack_from(data)
+    _, prefix, _, _, index = _IFADDR.unpack_from(data)
     attrs = _attributes(data[_IFADDR.size :])
     packed = attrs.get(IFA_LOCAL) or attrs[IFA_ADDRESS]
-    interface = ipaddress.ip_interface((packed, prefix))
-    names = {0: "global", 253: "link", 254: "local"}
-    return Address(index=index, interface=interface, scope=names.get(scope, "global"))
+    return Address(index=index, interface=ipaddress.ip_interface((packed, prefix)))
 
 
 def _route(data: bytes) -> Route | None:
