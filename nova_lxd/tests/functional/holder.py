@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,6 +49,12 @@ def _mount_cgroups(v2_only: bool, mounts: list[tuple[str, str]]) -> None:
             _mount("-t", "cgroup2", "cgroup2", str(CGROUPS / name))
 
 
+def _end_with_parent() -> None:
+    """End, and the namespace with us, once whoever holds our standard input is gone."""
+    sys.stdin.read()
+    os._exit(0)
+
+
 def main() -> None:
     v2_only = (CGROUPS / "cgroup.controllers").exists()
     mounts = _cgroup_mounts()
@@ -63,7 +69,7 @@ def main() -> None:
     socket.sethostname(HOSTNAME)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True, stdin=subprocess.DEVNULL)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while True:

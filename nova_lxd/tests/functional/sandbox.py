@@ -101,7 +101,7 @@ class Sandbox:
         argv += ["--kill-child", "--propagation", "private", "--", sys.executable, str(HOLDER)]
         self._holder = subprocess.Popen(
             self._joined(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
         )
@@ -171,8 +171,9 @@ class Sandbox:
             else:
                 self._holder.kill()
             self._holder.wait(timeout=30)
-            assert self._holder.stdout is not None
-            self._holder.stdout.close()
+            for pipe in (self._holder.stdin, self._holder.stdout):
+                assert pipe is not None
+                pipe.close()
             self._holder = None
         self._stderr.close()
         for path in self.cgroups:
