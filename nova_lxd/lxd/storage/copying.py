@@ -10,6 +10,8 @@ from nova_lxd.lxd.host.run import ProgramError, run
 
 #: Copying or sending a large tree takes as long as it takes; this bounds a hung disk only.
 LONG = 24 * 3600.0
+#: Put before a program that must not outlive the daemon: the sweep at start-up may not race it.
+MORTAL = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -20,7 +22,9 @@ def copy_tree(source: Path, target: Path) -> None:
 
     :raises ProgramError: a file could not be copied; half of the tree is left at the target.
     """
-    run(["cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target)], timeout=LONG)
+    run(
+        [*MORTAL, "cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target)], timeout=LONG
+    )
 
 
 def equal_tree(source: Path, target: Path, bwlimit: str = "") -> None:
@@ -28,8 +32,8 @@ def equal_tree(source: Path, target: Path, bwlimit: str = "") -> None:
     limit = [f"--bwlimit={bwlimit}"] if bwlimit else []
     run(
         [
-            "rsync", "-aHAX", "--devices", "--specials", "--numeric-ids", "--sparse", "--delete",
-            *limit, "--", f"{source}/", f"{target}/",
+            *MORTAL, "rsync", "-aHAX", "--devices", "--specials", "--numeric-ids", "--sparse",
+            "--delete", *limit, "--", f"{source}/", f"{target}/",
         ],
         timeout=LONG,
     )  # fmt: skip
@@ -39,7 +43,7 @@ def remove_tree(path: Path) -> None:
     """Remove a tree, immutable and append-only files too; fine when it is not there."""
     if not os.path.lexists(path):
         return
-    argv = ["rm", "-rf", "--one-file-system", "--", str(path)]
+    argv = [*MORTAL, "rm", "-rf", "--one-file-system", "--", str(path)]
     try:
         run(argv, timeout=LONG)
     except ProgramError:

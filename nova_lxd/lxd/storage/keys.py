@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config keys of storage pools and volumes, in the tables that validation and docs come from."""
+"""The config keys of storage pools and volumes, as tables for validation and docs."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.storage import relay
-from nova_lxd.lxd.storage.copying import LONG
+from nova_lxd.lxd.storage.copying import LONG, MORTAL
 from nova_lxd.lxd.storage.drivers.interface import MigrationType
 
 RSYNC = MigrationType("rsync", ("xattrs", "delete", "compress", "bidirectional"))
@@ -40,7 +40,17 @@ def send(path: Path, stream: socket.socket, features: Sequence[str], bwlimit: in
     shell = shlex.join([sys.executable, "-I", "-S", relay.__file__, str(stream.fileno())])
     limit = [f"--bwlimit={max(1, bwlimit // 1024)}k"] if bwlimit else []
     source = f"{path}/" if path.is_dir() else str(path)
-    argv = ["rsync", "-ar", *_options(features), *limit, "-e", shell, source, "localhost:/tmp/foo"]
+    argv = [
+        *MORTAL,
+        "rsync",
+        "-ar",
+        *_options(features),
+        *limit,
+        "-e",
+        shell,
+        source,
+        "localhost:/tmp/foo",
+    ]
     try:
         run(argv, pass_fds=[stream.fileno()], timeout=LONG)
     finally:
@@ -53,7 +63,7 @@ def receive(path: Path, stream: socket.socket, features: Sequence[str]) -> None:
     :raises ProgramError: either side failed; the directory holds a part.
     """
     # The letters are what LXD's sender expects of its peer: recursion, links, owners, devices…
-    argv = ["rsync", "--server", "-vlogDtpre.iLsfx", *_options(features), ".", f"{path}/"]
+    argv = [*MORTAL, "rsync", "--server", "-vlogDtpre.iLsfx", *_options(features), ".", f"{path}/"]
     try:
         run(argv, stdin=stream.fileno(), stdout=stream.fileno(), timeout=LONG)
         stream.shutdown(socket.SHUT_WR)

@@ -15,7 +15,7 @@ import msgspec
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.storage import rsync
-from nova_lxd.lxd.storage.copying import LONG
+from nova_lxd.lxd.storage.copying import LONG, MORTAL
 from nova_lxd.lxd.storage.drivers import btrfs_ioctl as ioctl
 from nova_lxd.lxd.storage.drivers.generic import space_errors
 from nova_lxd.lxd.storage.drivers.interface import MigrationType, Transfer, Transport
@@ -182,7 +182,7 @@ class BtrfsStreams(TreeStreams):
         """The one subvolume that a stream makes; removed at the end unless it was moved away."""
         with self.staged() as place:
             place.mkdir(mode=0o700)
-            run(["btrfs", "-q", "receive", "-e", str(place)], stdin=source, timeout=LONG)
+            run([*MORTAL, "btrfs", "-q", "receive", "-e", str(place)], stdin=source, timeout=LONG)
             made = [Path(entry.path) for entry in os.scandir(place)]
             if len(made) != 1:
                 raise BadRequest("The stream does not hold exactly one subvolume")
@@ -215,7 +215,7 @@ class BtrfsStreams(TreeStreams):
 
 def _send_subvolume(path: Path, parent: Path | None, out: int) -> None:
     base: list[Any] = [] if parent is None else ["-p", str(parent)]
-    run(["btrfs", "-q", "send", *base, str(path)], stdout=out, timeout=LONG)
+    run([*MORTAL, "btrfs", "-q", "send", *base, str(path)], stdout=out, timeout=LONG)
 
 
 def _check_inside(stage: Path, place: Path) -> None:
