@@ -11,6 +11,7 @@ from cloud import tenancy
 from cloud.context import Cloud
 from cloud.errors import CloudError
 from cloud.rest import Endpoint, Rest
+from cloud.run import shorten
 
 SERVER = "hello"
 CONSOLE_LINES = 12
@@ -105,7 +106,7 @@ def show(cloud: Cloud) -> None:
     log = compute.post(f"/servers/{server['id']}/action",
                        {"os-getConsoleOutput": {"length": CONSOLE_LINES}})["output"]
     print(f"floating IP {address}\n\nthe end of its console log:")
-    print("\n".join(f"  | {line}" for line in log.splitlines()[-CONSOLE_LINES:]))
+    print("\n".join(f"  | {shorten(line, 96)}" for line in log.splitlines()[-CONSOLE_LINES:]))
     print(f"\n$ {' '.join(ssh_argv(cloud, address)[:3])} debian@{address} 'hostname; uname -sr'")
     print("\n".join(f"  | {line}" for line in output.splitlines()))
 

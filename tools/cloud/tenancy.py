@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cloud import ovn
@@ -115,14 +116,18 @@ def open_default_group(rest: Rest) -> None:
 
 
 def build_image(cloud: Cloud, name: str) -> Path:
-    """The image file for Glance: built from Debian packages, kept in the state directory."""
+    """The image file for Glance, built from Debian packages.
+
+    It is kept in the state directory, or in $NOVA_LXD_CACHE, which outlives the cloud.
+    """
     if cloud.settings.driver == "fake":
         path = cloud.layout.images / "empty.img"
         path.write_bytes(bytes(1 << 20))
         return path
+    cache = os.environ.get("NOVA_LXD_CACHE") or cloud.layout.images
     printed = run(
         (REPOSITORY / "tools/images/build", name, "--artifact", "unified.tar.gz", "--seed", "none",
-         "--cache", cloud.layout.images),
+         "--cache", cache),
         log=cloud.log(f"step-image-{name}"), timeout=3600,
         remedy="see whether this machine reaches a Debian mirror, then run 'quickstart up' again",
     )

@@ -19,7 +19,7 @@ CONSTRAINTS = REPOSITORY / "constraints.txt"
 # pyroute2 is named because os-vif 5.2 needs it and does not say so.
 CORE = (
     "keystone", "glance", "openstack-placement", "nova", "neutron", "python-openstackclient",
-    "pymysql", "python-memcached", "pyroute2", "pyuwsgi", "osc-placement",
+    "pymysql", "python-memcached", "pyroute2", "pyuwsgi",
 )
 OPTIONAL = {"cinder": ("cinder",), "horizon": ("horizon",)}
 
@@ -27,8 +27,8 @@ OPTIONAL = {"cinder": ("cinder",), "horizon": ("horizon",)}
 def steps(cloud: Cloud) -> list[Step]:
     """Create the environment; with --venv DIR, use that one as it is."""
     if cloud.settings.venv:
-        return [Step("python/openstack", lambda: check(cloud)), Step("python/driver", lambda: None,
-                needs=("python/openstack",))]
+        return [Step("python/openstack", lambda: check(cloud)),
+                Step("python/driver", lambda: False, needs=("python/openstack",))]
     return [
         Step("python/environment", lambda: create(cloud)),
         Step("python/openstack", lambda: install_openstack(cloud), needs=("python/environment",),
@@ -75,14 +75,16 @@ def install_openstack(cloud: Cloud) -> None:
 
 def install_checkout(cloud: Cloud) -> None:
     """Install this checkout, editable, so that a change of the source is a restart away."""
-    pip_install(cloud, "--no-build-isolation", "-e", f"{REPOSITORY}[daemon]")
+    pip_install(cloud, "--no-build-isolation", "-e", REPOSITORY)
 
 
 def check(cloud: Cloud) -> bool:
     """See that a foreign environment has what is needed; changes nothing in it."""
-    program = "import " + ", ".join(
-        ("keystone", "glance", "placement", "nova", "neutron", "pymysql", "pyroute2")
-    )
-    run((cloud.bin("python"), "-W", "ignore", "-c", program), log=cloud.log("step-python"),
-        remedy="leave out --venv: quickstart then makes its own environment")
+    modules = ["keystone", "glance", "placement", "nova", "neutron", "pymysql", "pyroute2"]
+    if cloud.settings.driver == "lxd":
+        modules.append("nova.virt.lxd")
+    run((cloud.bin("python"), "-W", "ignore", "-c", "import " + ", ".join(modules)),
+        log=cloud.log("step-python"),
+        remedy=f"install this checkout there ({cloud.bin('pip')} install -e {REPOSITORY}), or "
+               "leave out --venv: quickstart then makes its own environment")
     return False
