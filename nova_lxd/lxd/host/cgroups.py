@@ -56,7 +56,7 @@ class Layout:
             if entry.fstype == "cgroup2":
                 unified = unified or tree
             elif entry.fstype == "cgroup":
-                for option in entry.super_options.split(","):
+                for option in set(entry.super_options.split(",")) - {"rw", "ro"}:
                     v1.setdefault(option.removeprefix("name="), tree)
         controllers: frozenset[str] = frozenset()
         if unified is not None:

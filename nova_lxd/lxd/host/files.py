@@ -3,9 +3,9 @@
 
 Every path is resolved beneath the container's root, whatever its links say, and ids are the
 container's own.  For a stopped container the root is its tree on disk, for a running one
-``/proc/INIT/root``, where the calling thread takes over the file system ids of the container's root
-for the time of a call, so that new files belong to it (and can be made at all on a tmpfs that the
-container mounted).
+``/proc/INIT/root``, where the calling thread takes over the file system ids of the container's
+root for the time of a call, so that new files belong to it (and can be made at all on a tmpfs that
+the container mounted).
 
 Errors are :class:`OSError` with errno and the path inside.
 """
@@ -224,11 +224,12 @@ class Rootfs:
         """
         with self._identity(), self._parent(path) as (parent, name):
             self._writable(parent, path)
+            owner = self._host_ids(uid, gid, path)
             os.mkdir(name, 0o700, dir_fd=parent)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
             fd = syscalls.openat2(parent, name, flags, resolve=_RESOLVE)
             try:
-                self._own(fd, uid, gid, path)
+                os.fchown(fd, *owner)
                 os.fchmod(fd, mode)
             finally:
                 os.close(fd)
@@ -240,8 +241,9 @@ class Rootfs:
         """
         with self._identity(), self._parent(path) as (parent, name):
             self._writable(parent, path)
+            owner = self._host_ids(uid, gid, path)
             os.symlink(target, name, dir_fd=parent)
-            os.chown(name, *self._host_ids(uid, gid, path), dir_fd=parent, follow_symlinks=False)
+            os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
 
     def remove(self, path: str) -> None:
         """Remove a file, link or empty directory.
@@ -270,18 +272,17 @@ class Rootfs:
     def set_attributes(
         self, path: str, *, mode: int | None = None, uid: int | None = None, gid: int | None = None
     ) -> None:
-        """Change mode and owners of a file or directory, following links."""
+        """Change mode and owners of a file or directory, following links.
+
+        As always, a change of owners alone clears the set-id bits.
+        """
         with self._identity(), self._at(path) as fd:
             self._writable(fd, path)
-            owner = os.fstat(fd)
             if uid is not None or gid is not None:
                 new_uid, new_gid = self._host_ids(uid, gid, path)
                 os.chown(f"/proc/self/fd/{fd}", new_uid, new_gid)
             if mode is not None:
                 os.chmod(f"/proc/self/fd/{fd}", mode)
-            elif uid is not None or gid is not None:
-                # A change of owners clears the set-id bits; only a new mode may do that here.
-                os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(owner.st_mode))
 
     # -- how ----------------------------------------------------------------------------------
 

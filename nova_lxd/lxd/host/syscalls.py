@@ -58,6 +58,7 @@ _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
+_PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -197,6 +198,12 @@ def setns(fd: int, kind: int) -> None:
 def unshare(flags: int) -> None:
     """unshare(2) of the calling thread."""
     if _libc.unshare(flags):
+        raise _fail(None)
+
+
+def become_subreaper() -> None:
+    """prctl(PR_SET_CHILD_SUBREAPER): orphaned descendants become this process's children."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0):
         raise _fail(None)
 
 

@@ -42,7 +42,11 @@ _LOG_LINE = re.compile(r"^.* \d+\.\d+ (?:ERROR|FATAL|CRIT|ALERT) +\S+ - \S+:\d+ 
 
 
 class LiblxcError(InternalError):
-    """liblxc refused; the message carries the first reasons from its own log."""
+    """liblxc refused; the message carries the reasons from its own log."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def log_errors(text: str) -> str:
@@ -73,13 +77,12 @@ class Exec:
     ``pid`` is its host pid: signal it with :meth:`kill` while it has not ended.
     """
 
-    def __init__(self, pid: int, answers: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, answers: socket.socket) -> None:
         self.pid = pid
+        self._pidfd = pidfd
         self._answers = answers
         self._status: int | None = None
         self._lock = threading.Lock()
-        # Opened while its parent holds the process, so the pid cannot be somebody else's.
-        self._pidfd = os.pidfd_open(pid)
 
     def wait(self, timeout: float | None = None) -> int:
         """Block until it ends: its exit code, 128 + the signal's number when killed by one.
@@ -219,7 +222,7 @@ class Zygote:
         if kind == "os":
             raise OSError(values[0], values[1], values[2])
         reason = log_errors(values[1]) or values[0]
-        raise LiblxcError(f"{what} failed: {reason}")
+        raise LiblxcError(f"{what} failed: {reason}", reason)
 
     def _request(
         self, what: str, *request: Any, fds: Sequence[int] = ()
@@ -253,19 +256,16 @@ class Zygote:
         write_config(config, items)
         offset = log.stat().st_size if log.exists() else 0
         what = f"Starting container '{name}'"
+        request = ("start", name, str(lxcpath), str(config), str(log), level, dict(env or {}))
         try:
-            values, _ = self._request(
-                what, "start", name, str(lxcpath), str(config), str(log), level, dict(env or {})
-            )
+            (init, monitor), pidfds = self._request(what, *request)
         except LiblxcError as exc:
             with log.open("rb") as stream:
                 stream.seek(offset)
                 reason = log_errors(stream.read().decode("utf-8", "replace"))
-            raise LiblxcError(f"{what} failed: {reason or exc.message}; see {log}") from exc
-        try:
-            return Running.of_init(values[0])
-        except ProcessLookupError as exc:
-            raise LiblxcError(f"{what} failed: its init ended at once; see {log}") from exc
+            reason = reason or exc.reason
+            raise LiblxcError(f"{what} failed: {reason}; see {log}", reason) from exc
+        return Running(init, monitor, *pidfds)
 
     @staticmethod
     def config_path(name: str, lxcpath: str | Path) -> Path:
@@ -326,8 +326,8 @@ class Zygote:
         )
         with contextlib.ExitStack() as undo:
             answers = undo.enter_context(self._send(request, (stdin, stdout, stderr)))
-            values, _ = self._receive(answers, f"Executing '{argv[0]}' in container '{name}'")
-            process = Exec(values[0], answers)
+            values, pidfds = self._receive(answers, f"Executing '{argv[0]}' in container '{name}'")
+            process = Exec(values[0], pidfds[0], answers)
             undo.pop_all()
         return process
 

@@ -126,21 +126,24 @@ class Running:
         self.signal(signal.SIGINT)
 
 
-def kill_leftovers(group: str, timeout: float = 10.0) -> None:
-    """End every process of a control group (``CGROUP-DIR/lxc.payload.NAME``); fine when none is.
+def kill_leftovers(cgroup_dir: str, name: str, timeout: float = 10.0) -> None:
+    """Before a start: end what is left of a container whose monitor was killed, if anything.
 
-    A container whose monitor was killed lives on there, unseen by liblxc, and the next start would
-    land beside it.
+    liblxc does not see such a container, and the next start would land in other groups beside it.
 
-    :raises InternalError: some are left after ``timeout`` seconds.
+    :param cgroup_dir: the ``lxc.cgroup.dir`` with which it was started.
+    :raises InternalError: some processes are left after ``timeout`` seconds.
     """
+    layout = cgroups.layout()
+    payload = f"{cgroup_dir}/lxc.payload.{name}"
     deadline = time.monotonic() + timeout
-    while pids := cgroups.layout().processes(group):
+    while pids := layout.processes(payload):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             cgroups.thaw_process(pid)
         if time.monotonic() > deadline:
-            raise InternalError(f"Ending processes {sorted(pids)} of {group} failed: they go on")
+            raise InternalError(f"Ending processes {sorted(pids)} of {payload} failed: they go on")
         time.sleep(0.01)
-    cgroups.layout().remove(group)
+    layout.remove(payload)
+    layout.remove(f"{cgroup_dir}/lxc.monitor.{name}")

@@ -69,13 +69,24 @@ class Worker:
     def start(
         self, name: str, lxcpath: str, config: str, log: str, level: str, env: dict[str, str]
     ) -> None:
-        """Start a container: ("ok", pid of init)."""
+        """Start a container: ("ok", pids of init and monitor) and their pidfds."""
         os.environ.update(env)
         self.liblxc.log_to(log, level, name, lxcpath)
         container = self.liblxc.container(name, lxcpath)
         container.load_config(config)
-        container.start()
-        self.answer("ok", container.init_pid())
+        syscalls.become_subreaper()
+        try:
+            container.start()
+            init = container.init_pid()
+            pidfd = os.pidfd_open(init)
+            monitor = _parent(init)
+            monitor_pidfd = os.pidfd_open(monitor)
+        except (binding.LxcError, OSError):
+            # Its init ended at once, or was never there.  The monitor, now our child, is still
+            # cleaning up and running hooks.
+            _wait_for_children()
+            raise binding.LxcError("its init ended at once")
+        self.answer("ok", init, monitor, fds=(pidfd, monitor_pidfd))
 
     def init_pids(self, lxcpath: str, names: list[str]) -> None:
         """("ok", pids of the containers' init, -1 for those that do not run)."""
@@ -106,7 +117,7 @@ class Worker:
         cwd: str,
         tty: bool,
     ) -> None:
-        """Run a program: ("ok", host pid) at once and ("exit", wait status) at its end."""
+        """Run a program: ("ok", host pid) and its pidfd, at its end ("exit", wait status)."""
         container = self.container(name, lxcpath, config)
         stdin, stdout, stderr = self.fds
         options = binding.AttachOptions(
@@ -132,7 +143,8 @@ class Worker:
         pid = container.attach(binding.AttachFunction(inside), options)
         for fd in self.fds:
             os.close(fd)
-        self.answer("ok", pid)
+        # Opened while the process is not waited for: the pid cannot be somebody else's.
+        self.answer("ok", pid, fds=(os.pidfd_open(pid),))
         self.answer("exit", os.waitpid(pid, 0)[1])
 
     def mount(self, pid: int, target: str, kind: str, ids: tuple[int, int], mode: int) -> None:
@@ -154,6 +166,19 @@ class Worker:
             os.seteuid(ids[0])
             os.unlink(target)
         self.answer("ok")
+
+
+def _parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as stream:
+        return int(stream.read().rpartition(b")")[2].split()[1])
+
+
+def _wait_for_children() -> None:
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 def _enter_mounts(pid: int) -> None:
