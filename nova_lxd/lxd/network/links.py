@@ -108,7 +108,7 @@ def move_in(name: str, pid: int, new_name: str) -> None:
 
 def take_back(pid: int, name: str, new_name: str) -> bool:
     """Fetch an interface out of a process's namespace; False when it is not there any more."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with Netlink.of_process(pid) as inner:
             link = inner.find(name)
