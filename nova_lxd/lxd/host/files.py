@@ -131,7 +131,7 @@ class Rootfs:
 
     def stat(self, path: str) -> FileInfo:
         """What is at a path; a link at its end is not followed."""
-        with self._identity(), self._at(path, os.O_NOFOLLOW) as fd:
+        with self._acting(path), self._at(path, os.O_NOFOLLOW) as fd:
             found = os.fstat(fd)
         return FileInfo(
             _kind(found.st_mode),
@@ -147,7 +147,7 @@ class Rootfs:
 
         :raises OSError: EISDIR for a directory, EACCES for what is no file or must not be read.
         """
-        with self._identity(), self._at(path) as fd:
+        with self._acting(path), self._at(path) as fd:
             mode = _regular(fd, path)
             if syscalls.fs_type(fd) in _KERNEL_FILE_SYSTEMS and not mode & stat.S_IROTH:
                 raise _fail(errno.EACCES, path)
@@ -155,7 +155,7 @@ class Rootfs:
 
     def listdir(self, path: str) -> list[str]:
         """The names in a directory, sorted; links are followed."""
-        with self._identity(), self._at(path, os.O_DIRECTORY) as fd:
+        with self._acting(path), self._at(path, os.O_DIRECTORY) as fd:
             again = _reopen(fd, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 return sorted(os.listdir(again))
@@ -167,7 +167,7 @@ class Rootfs:
 
         :raises OSError: EINVAL when it is no link.
         """
-        with self._identity(), self._at(path, os.O_NOFOLLOW) as fd:
+        with self._acting(path), self._at(path, os.O_NOFOLLOW) as fd:
             if not stat.S_ISLNK(os.fstat(fd).st_mode):
                 raise _fail(errno.EINVAL, path)
             return os.readlink("", dir_fd=fd)
@@ -188,7 +188,7 @@ class Rootfs:
         An old content is cut off unless ``append``.  A new file gets mode 0644 and the container's
         root as owner unless told otherwise; an old one keeps what is not given.
         """
-        with self._identity(), contextlib.ExitStack() as undo:
+        with self._acting(path), contextlib.ExitStack() as undo:
             fd = self._open_or_create(path, append)
             undo.callback(os.close, fd)
             _regular(fd, path)
@@ -222,7 +222,7 @@ class Rootfs:
 
         :raises OSError: EEXIST when something is there.
         """
-        with self._identity(), self._parent(path) as (parent, name):
+        with self._acting(path), self._parent(path) as (parent, name):
             self._writable(parent, path)
             owner = self._host_ids(uid, gid, path)
             os.mkdir(name, 0o700, dir_fd=parent)
@@ -239,7 +239,7 @@ class Rootfs:
 
         :raises OSError: EEXIST when something is there.
         """
-        with self._identity(), self._parent(path) as (parent, name):
+        with self._acting(path, target), self._parent(path) as (parent, name):
             self._writable(parent, path)
             owner = self._host_ids(uid, gid, path)
             os.symlink(target, name, dir_fd=parent)
@@ -250,7 +250,7 @@ class Rootfs:
 
         :raises OSError: ENOENT, ENOTEMPTY.
         """
-        with self._identity(), self._parent(path) as (parent, name):
+        with self._acting(path), self._parent(path) as (parent, name):
             self._writable(parent, path)
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
@@ -261,7 +261,7 @@ class Rootfs:
     def rename(self, path: str, new_path: str) -> None:
         """Move a file or directory inside the container; what is at ``new_path`` is replaced."""
         with (
-            self._identity(),
+            self._acting(path, new_path),
             self._parent(path) as (parent, name),
             self._parent(new_path) as (new_parent, new_name),
         ):
@@ -276,7 +276,7 @@ class Rootfs:
 
         As always, a change of owners alone clears the set-id bits.
         """
-        with self._identity(), self._at(path) as fd:
+        with self._acting(path), self._at(path) as fd:
             self._writable(fd, path)
             if uid is not None or gid is not None:
                 new_uid, new_gid = self._host_ids(uid, gid, path)
@@ -287,8 +287,19 @@ class Rootfs:
     # -- how ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
+    def _acting(self, path: str, *others: str) -> Iterator[None]:
+        """Act on files as the container's root in this thread; errors name ``path``."""
+        if any("\0" in text for text in (path, *others)):
+            raise _fail(errno.EINVAL, path)
+        try:
+            with self._identity():
+                yield
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, path) from exc
+
+    @contextlib.contextmanager
     def _identity(self) -> Iterator[None]:
-        """Act on files as the container's root in this thread, with root's rights over files."""
+        """The file system ids of the container's root, with root's rights over files."""
         uid, gid = self._idmap.host_uid(0), self._idmap.host_gid(0)
         if not self._idmap or uid is None or gid is None:
             yield
@@ -302,15 +313,11 @@ class Rootfs:
             syscalls.set_fs_ids(0, 0)
 
     def _openat2(self, path: str, flags: int, mode: int = 0) -> int:
-        if "\0" in path:
-            raise _fail(errno.EINVAL, path)
         for _ in range(_RACES):
             try:
                 return syscalls.openat2(self._root, path.lstrip("/") or ".", flags, mode, _RESOLVE)
             except BlockingIOError:
                 continue
-            except OSError as exc:
-                raise OSError(exc.errno, exc.strerror, path) from exc
         raise _fail(errno.EAGAIN, path)
 
     @contextlib.contextmanager
@@ -319,8 +326,6 @@ class Rootfs:
         fd = self._openat2(path, os.O_PATH | flags)
         try:
             yield fd
-        except OSError as exc:
-            raise OSError(exc.errno, exc.strerror, path) from exc
         finally:
             os.close(fd)
 

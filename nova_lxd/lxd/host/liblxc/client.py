@@ -103,6 +103,10 @@ class Exec:
                 self.close()
         return self._status
 
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when :meth:`wait` would not block."""
+        return self._answers.fileno()
+
     def kill(self, number: int) -> None:
         """Send a signal; nothing happens when the program has ended."""
         if self._pidfd >= 0:
