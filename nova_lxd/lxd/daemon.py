@@ -29,6 +29,7 @@ from nova_lxd.lxd.projects import Projects
 from nova_lxd.lxd.serverconfig import ServerConfig
 from nova_lxd.lxd.services import Services
 from nova_lxd.lxd.storage.service import Storage
+from nova_lxd.lxd.storage.unpack import unpack_image
 from nova_lxd.lxd.trust import Trust
 from nova_lxd.lxd.warnings import Warnings
 
@@ -68,9 +69,7 @@ def build(paths: Paths, group: str | None) -> Services:
         config, paths.server_cert, storage.drivers_in_use, storage.supported_drivers()
     )
     networks = Networks(db, paths, events, warnings)
-    images = Images(
-        paths, db, events, operations, storage, config, projects, environment.architecture
-    )
+    images = Images(paths, db, events, operations, storage, unpack_image)
     instances = Instances(
         loop=loop,
         paths=paths,
@@ -85,7 +84,6 @@ def build(paths: Paths, group: str | None) -> Services:
     )
     storage.bind_users(instances)
     networks.bind_users(instances)
-    images.bind_exporter(instances)
     services = Services(
         paths=paths,
         loop=loop,
@@ -148,7 +146,7 @@ def _start_parts(services: Services) -> None:
     """Reconcile what is on the host with the database, lowest layer first."""
     services.storage.start()
     services.networks.start()
-    services.images.start()
+    services.images.recover()
     services.instances.start()
 
 

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/1.0/instances/NAME/console: attach to the console, read and clear its log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from nova_lxd.lxd.api import envelope, streams
+from nova_lxd.lxd.api.instance_exec import resources
+from nova_lxd.lxd.api.request import Request
+from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.api.streams import Descriptor
+from nova_lxd.lxd.errors import BadRequest, Forbidden, InternalError, NotFound
+from nova_lxd.lxd.host import terminal
+from nova_lxd.lxd.instances.exec import require_running
+from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.operations import Operation
+
+_CONNECT_SECONDS = 30.0
+
+
+class ConsolePost(msgspec.Struct):
+    """Body of POST /1.0/instances/NAME/console."""
+
+    width: int = 0
+    height: int = 0
+    type: str = "console"
+    force: bool = False
+
+
+def _instance(request: Request) -> Instance:
+    return request.services.instances.get(request.project().name, request.path("name"))
+
+
+@route("GET", "/1.0/instances/{name}/console")
+@route("GET", "/1.0/containers/{name}/console")
+async def get_console_log(request: Request) -> web.StreamResponse:
+    """Read the console's ring buffer; after the end, what it held then."""
+    instance = _instance(request)
+    data = await request.run(_log, request, instance)
+    return web.Response(
+        body=data,
+        content_type="application/octet-stream",
+        headers={"Content-Disposition": "inline;filename="},
+    )
+
+
+def _log(request: Request, instance: Instance) -> bytes:
+    paths = request.services.paths
+    if instance.is_running:
+        try:
+            return request.services.instances.ctx.liblxc.console_log(
+                instance.stored_name, paths.run
+            )
+        except OSError as exc:
+            if exc.errno != errno.EFAULT:
+                raise InternalError(
+                    f"Reading the console log of {instance} failed: {exc.strerror}"
+                ) from exc
+    saved = paths.log(instance.project, instance.name) / "console.log"
+    try:
+        return saved.read_bytes()
+    except FileNotFoundError as exc:
+        raise NotFound(f"Reading the console log of {instance} failed: there is none yet") from exc
+
+
+@route("DELETE", "/1.0/instances/{name}/console")
+@route("DELETE", "/1.0/containers/{name}/console")
+async def delete_console_log(request: Request) -> web.StreamResponse:
+    """Clear the console's ring buffer."""
+    instance = _instance(request)
+    await request.run(_clear, request, instance)
+    return envelope.sync()
+
+
+def _clear(request: Request, instance: Instance) -> None:
+    paths = request.services.paths
+    if instance.is_running:
+        request.services.instances.ctx.liblxc.clear_console_log(instance.stored_name, paths.run)
+    saved = paths.log(instance.project, instance.name) / "console.log"
+    saved.unlink(missing_ok=True)
+
+
+@route("POST", "/1.0/instances/{name}/console", body=ConsolePost)
+@route("POST", "/1.0/containers/{name}/console", body=ConsolePost)
+async def post_console(request: Request) -> web.StreamResponse:
+    """Attach to the console of a running instance."""
+    body = await request.body(ConsolePost)
+    instance = _instance(request)
+    if body.type not in ("", "console"):
+        raise BadRequest(f"Attaching failed: containers have no {body.type[:32]!r} console")
+    require_running(instance)
+    session = ConsoleSession(request, instance, body)
+    op = request.services.operations.websocket(
+        instance.project,
+        "Showing console",
+        session.run,
+        session.connect,
+        resources=resources(instance.name),
+        metadata={"fds": session.secrets},
+        requestor=request.requestor,
+    )
+    return envelope.operation(op)
+
+
+class ConsoleSession:
+    """One client on the console: WebSocket 0 carries it, control resizes and ends it."""
+
+    def __init__(self, request: Request, instance: Instance, body: ConsolePost) -> None:
+        self._request = request
+        self._instance = instance
+        self._body = body
+        self.secrets = {name: secrets.token_hex(32) for name in ("0", "control")}
+        self._sockets: dict[str, web.WebSocketResponse] = {}
+        self._connected = asyncio.Event()
+        self._over = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._master: Descriptor | None = None
+
+    async def connect(self, secret: str, pending: Any) -> None:
+        """Take one WebSocket; returns when the session is over."""
+        for name, known in self.secrets.items():  # noqa: B007 - name is used after the break
+            if secrets.compare_digest(known.encode(), secret.encode()):
+                break
+        else:
+            raise Forbidden("Connecting to the operation failed: unknown secret")
+        if name in self._sockets:
+            raise Forbidden(f"Connecting stream {name} failed: it is connected already")
+        socket = await pending.accept()
+        self._sockets[name] = socket
+        if name == "control":
+            await streams.drain(socket, self._control)
+            self._closing.set()  # lxc closes control to detach
+            return
+        self._connected.set()
+        await self._over.wait()
+
+    def _control(self, text: str) -> None:
+        with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, ValueError, OSError):
+            message = msgspec.json.decode(text, type=dict)
+            if message["command"] == "window-resize" and self._master is not None:
+                size = message["args"]
+                terminal.resize(self._master.fd, int(size["height"]), int(size["width"]))
+
+    async def run(self, _op: Operation) -> Mapping[str, Any] | None:
+        """Pump between the console and the client until one of them ends."""
+        try:
+            try:
+                await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
+            except TimeoutError as exc:
+                raise BadRequest("Attaching to the console failed: no client connected") from exc
+            await self._pump()
+            return None
+        finally:
+            self._over.set()
+            for socket in self._sockets.values():
+                with contextlib.suppress(ConnectionError):
+                    await socket.close()
+
+    async def _pump(self) -> None:
+        services = self._request.services
+        fd, claim = await self._request.run(
+            services.instances.ctx.liblxc.console, self._instance.stored_name, services.paths.run
+        )
+        master = self._master = Descriptor(fd)
+        socket = self._sockets["0"]
+        try:
+            if self._body.width and self._body.height:
+                terminal.resize(fd, self._body.height, self._body.width)
+            never = asyncio.Event()
+            tasks = {
+                asyncio.create_task(streams.to_socket(master, socket, never)),
+                asyncio.create_task(streams.from_socket(socket, master, close_at_end=False)),
+                asyncio.create_task(self._closing.wait()),
+            }
+            _done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+            await streams.send_end(socket)
+        finally:
+            self._master = None
+            master.close()
+            os.close(claim)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/1.0/instances/NAME/logs: liblxc's log and configuration, and recorded output of exec."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from aiohttp import web
+
+from nova_lxd.lxd.api import envelope
+from nova_lxd.lxd.api.request import Request
+from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.errors import BadRequest, NotFound
+
+# Nothing but what is made there may be asked for: no console log, no path.
+_NAME = re.compile(
+    r"(lxc\.log|lxc\.conf|exec_[0-9a-f-]{36}\.std(out|err)|"
+    r"(start|stop|hook|migration|snapshot)[A-Za-z0-9_.-]*\.log)\Z"
+)
+
+
+def _directory(request: Request) -> Path:
+    instance = request.services.instances.get(request.project().name, request.path("name"))
+    return request.services.paths.log(instance.project, instance.name)
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in directory.iterdir() if _NAME.match(entry.name))
+    except FileNotFoundError:
+        return []
+
+
+@route("GET", "/1.0/instances/{name}/logs")
+@route("GET", "/1.0/containers/{name}/logs")
+async def get_logs(request: Request) -> web.StreamResponse:
+    """List the log files."""
+    names = await request.run(_names, _directory(request))
+    return envelope.sync([f"{request.api_url()}/{name}" for name in names])
+
+
+def _path(request: Request) -> Path:
+    name = request.path("file")
+    if not _NAME.match(name):
+        raise BadRequest(f"log file name {name[:64]!r} not valid")
+    path = _directory(request) / name
+    if not path.is_file():
+        raise NotFound("Not Found")
+    return path
+
+
+@route("GET", "/1.0/instances/{name}/logs/{file}")
+@route("GET", "/1.0/containers/{name}/logs/{file}")
+async def get_log(request: Request) -> web.StreamResponse:
+    """Read a log file."""
+    path = _path(request)
+    headers = {"Content-Disposition": f"inline;filename={path.name}"}
+    response = web.FileResponse(path, headers=headers)
+    response.content_type = "application/octet-stream"
+    return response
+
+
+@route("DELETE", "/1.0/instances/{name}/logs/{file}")
+@route("DELETE", "/1.0/containers/{name}/logs/{file}")
+async def delete_log(request: Request) -> web.StreamResponse:
+    """Delete recorded output of exec."""
+    path = _path(request)
+    if not path.name.startswith("exec_"):
+        raise BadRequest("Only log files excluding qemu.log and lxc.log may be deleted")
+    await request.run(path.unlink)
+    return envelope.sync()
