@@ -275,6 +275,11 @@ class Daemon:
         """GET one instance."""
         return self.get(f"/1.0/instances/{quote(name)}?project={quote(project)}")
 
+    def instance_snapshots(self, name: str) -> list[Any]:
+        """The snapshots of an instance, oldest first."""
+        found = self.get(f"/1.0/instances/{quote(name)}/snapshots?recursion=1")
+        return sorted(found, key=lambda each: str(each["created_at"]))
+
     def status(self, name: str) -> str:
         """An instance's status, as LXD words it ("Running", "Stopped", "Frozen")."""
         return str(self.instance(name)["status"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -13,7 +14,6 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -160,10 +160,9 @@ class Terminal:
         deadline = time.monotonic() + timeout
         while True:
             if select.select([self.fd], [], [], 0.05)[0]:
-                try:
+                # EIO: the other side is closed.
+                with contextlib.suppress(OSError):
                     self.seen += os.read(self.fd, 65536)
-                except OSError:
-                    pass
             pid, status = os.waitpid(self._pid, os.WNOHANG)
             if pid:
                 os.close(self.fd)
@@ -207,11 +206,12 @@ def test_control_c_interrupts_the_guests_command(daemon: Daemon, guest: str) -> 
     assert terminal.wait() == 3
 
 
-def test_forced_terminal_modes(daemon: Daemon, guest: str) -> None:
-    done = daemon.lxc("exec", guest, "-t", "--", "tty", check=False)
-    assert done.stdout.strip().startswith("/dev/pts/"), done
-    done = daemon.lxc("exec", guest, "-T", "--", "tty", check=False)
+def test_no_terminal_unless_there_is_one(daemon: Daemon, guest: str) -> None:
+    done = daemon.lxc("exec", guest, "--", "tty", check=False)
     assert done.returncode == 1 and "not a tty" in done.stdout
+    terminal = Terminal(daemon, "exec", guest, "-T", "--", "tty")
+    terminal.expect(b"not a tty")
+    assert terminal.wait() == 1
 
 
 def test_signals_are_forwarded(daemon: Daemon, guest: str) -> None:
@@ -252,10 +252,10 @@ def test_recorded_output(daemon: Daemon, guest: str) -> None:
     output = done["metadata"]["output"]
     assert daemon.api("GET", output["1"]).body == b"out\n"
     assert daemon.api("GET", output["2"]).body == b"err\n"
-    names = daemon.get(f"/1.0/instances/{guest}/logs/exec-output")
-    assert Path(output["1"]).name in {Path(name).name for name in names}
+    assert output["1"] in daemon.get(f"/1.0/instances/{guest}/logs")
     assert daemon.api("DELETE", output["1"]).status == 200
-    assert daemon.api("GET", output["1"]).status == 404
+    # Real LXD says 500 of a log file that is gone.
+    assert daemon.api("GET", output["1"]).status in (404, 500)
 
 
 def test_no_wait_gives_the_return_code_only(daemon: Daemon, guest: str) -> None:
@@ -278,7 +278,7 @@ def test_websocket_operation_offers_its_secrets(daemon: Daemon, guest: str) -> N
     assert set(operation["metadata"]["fds"]) == {"0", "1", "2", "control"}
     assert all(len(secret) == 64 for secret in operation["metadata"]["fds"].values())
     wrong = daemon.api("GET", f"{answer.body['operation']}/websocket?secret={'0' * 64}")
-    assert wrong.status in (400, 403), wrong
+    assert wrong.status >= 400 and wrong.error == "permission denied"
 
 
 def test_unconnected_websockets_time_out(daemon: Daemon, guest: str) -> None:
