@@ -128,12 +128,13 @@ class LXDClient:
             if status == 200:
                 return operation
             if status >= 400:
-                raise exception.LXDError(status, action=action, reason=operation["err"])
+                raise exception.LXDError(
+                    status, operation.get("metadata"), action=action, reason=operation["err"]
+                )
         self._cancel(operation_id)
         raise exception.LXDTimeout(
             action=action,
-            reason=f"no end after {self._conf.operation_timeout} seconds"
-            " ([lxd]operation_timeout)",
+            reason=f"no end after {self._conf.operation_timeout} seconds ([lxd]operation_timeout)",
         )
 
     # -- what the server is -----------------------------------------------------------------
@@ -197,9 +198,7 @@ class LXDClient:
             self._local.client = None
             raise exception.LXDUnavailable(endpoint=self.endpoint, reason=e)
 
-    def _change(
-        self, verb: str, path: tuple[str, ...], wait: bool, kwargs: dict[str, Any]
-    ) -> Any:
+    def _change(self, verb: str, path: tuple[str, ...], wait: bool, kwargs: dict[str, Any]) -> Any:
         body = self._request(verb, path, **kwargs).json()
         if body["type"] != "async" or not wait:
             return body["metadata"]
@@ -239,4 +238,4 @@ def _translate(
         409: exception.LXDConflict,
         412: exception.LXDConflict,
     }.get(status, exception.LXDError)
-    return kind(status, action=_describe(verb, path), reason=str(error))
+    return kind(status, None, action=_describe(verb, path), reason=str(error))

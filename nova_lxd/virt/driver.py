@@ -6,17 +6,23 @@ from __future__ import annotations
 from typing import Any
 
 import nova.conf
+from nova import context as nova_context
 from nova import exception as nova_exception
+from nova import objects
 from nova.virt import driver, hardware, node
 from oslo_log import log as logging
 
-from nova_lxd.virt import conf, exception, guest
+from nova_lxd.virt import conf, diagnostics, exception, guest, tags
 from nova_lxd.virt import host as host_module
 from nova_lxd.virt.client import LXDClient
+from nova_lxd.virt.consoles import NOT_FOUND, Consoles
 from nova_lxd.virt.events import EventWatcher
 from nova_lxd.virt.images.cache import ImageCache
 from nova_lxd.virt.instances import Instances
-from nova_lxd.virt.lifecycle import Lifecycle
+from nova_lxd.virt.lifecycle import Lifecycle, quietly
+from nova_lxd.virt.migration import Resize
+from nova_lxd.virt.rescue import Rescue
+from nova_lxd.virt.snapshots import Snapshots
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -63,14 +69,27 @@ class LXDDriver(driver.ComputeDriver):
         self.lifecycle = Lifecycle(
             self.virtapi, self.client, self.host, self.instances, self.images
         )
+        self.rescuer = Rescue(self.client, self.instances, self.lifecycle, self.images)
+        self.resizer = Resize(self.host, self.instances, self.lifecycle)
+        self.snapshots = Snapshots(self.client)
+        self.consoles = Consoles(self.client)
+        self.images.remove_leftovers()
         self.watcher.start()
 
     def cleanup_host(self, host: str) -> None:
-        """Close the event stream."""
+        """Close the event stream and the serial consoles."""
         self.watcher.stop()
+        self.consoles.close_all()
 
     def _guest_restarted(self, name: str) -> None:
-        LOG.info("The guest of %s restarted", name)
+        """Mend the ports of a guest that rebooted by itself."""
+        uuid = self.watcher.lookup(name).uuid
+        if uuid is None:
+            return
+        context = nova_context.get_admin_context()
+        instance = objects.Instance.get_by_uuid(context, uuid, expected_attrs=["info_cache"])
+        if instance.task_state is None:  # else one of the driver's own verbs is at it
+            self.lifecycle.after_guest_restart(instance, instance.get_network_info())
 
     def get_available_nodes(self, refresh: bool = False) -> list[str]:
         return [self.host.name]
@@ -164,6 +183,10 @@ class LXDDriver(driver.ComputeDriver):
         destroy_disks: bool = True,
         destroy_secrets: bool = True,
     ) -> None:
+        if self.resizer.is_being_reverted(instance):
+            return  # the one container that both flavors share
+        self.consoles.close(guest.name(instance))
+        self.rescuer.discard(instance)
         self.lifecycle.destroy(instance)
         self.cleanup(context, instance, network_info, block_device_info, destroy_disks)
 
@@ -181,3 +204,227 @@ class LXDDriver(driver.ComputeDriver):
         self.lifecycle.cleanup(
             instance, network_info, block_device_info, destroy_disks, destroy_vifs
         )
+
+    def reboot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        reboot_type: str,
+        block_device_info: Any = None,
+        bad_volumes_callback: Any = None,
+        accel_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        grace = CONF.lxd.shutdown_grace if reboot_type == "SOFT" else 0
+        self.lifecycle.reboot(instance, network_info, grace)
+
+    def power_off(self, instance: Any, timeout: int = 0, retry_interval: int = 0) -> None:
+        self.lifecycle.stop(instance, timeout)
+
+    def power_on(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        accel_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        self.lifecycle.start(instance, network_info)
+
+    def resume_state_on_host_boot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        share_info: Any,
+        block_device_info: Any = None,
+    ) -> None:
+        self.lifecycle.start(instance, network_info)
+
+    def pause(self, instance: Any) -> None:
+        self.instances.freeze(self._name(instance))
+
+    def unpause(self, instance: Any) -> None:
+        self.instances.unfreeze(self._name(instance))
+
+    def suspend(self, context: Any, instance: Any) -> None:
+        """Freeze: the memory stays in memory and is lost when the host restarts."""
+        self.instances.freeze(self._name(instance))
+
+    def resume(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        """Unfreeze, or start what a restart of the host has stopped meanwhile."""
+        self.lifecycle.start(instance, network_info)
+
+    def quiesce(self, context: Any, instance: Any, image_meta: Any) -> None:
+        self.instances.freeze(self._name(instance))
+
+    def unquiesce(self, context: Any, instance: Any, image_meta: Any) -> None:
+        self.instances.unfreeze(self._name(instance))
+
+    def rescue(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        image_meta: Any,
+        rescue_password: str,
+        block_device_info: Any,
+        share_info: Any,
+    ) -> None:
+        self.rescuer.rescue(context, instance, network_info, image_meta.id)
+        if rescue_password:
+            # an image without chpasswd, or without a root password, is still worth a rescue
+            quietly(self.set_admin_password, instance, rescue_password)
+
+    def unrescue(self, context: Any, instance: Any) -> None:
+        self.rescuer.unrescue(instance, instance.get_network_info())
+
+    def snapshot(self, context: Any, instance: Any, image_id: str, update_task_state: Any) -> None:
+        self.snapshots.upload(context, instance, image_id, update_task_state)
+
+    def _name(self, instance: Any) -> str:
+        """Return the LXD name of an instance that exists.
+
+        :raises nova.exception.InstanceNotFound:
+        """
+        self.get_info(instance)
+        return guest.name(instance)
+
+    # -- resize on the same host ------------------------------------------------------------
+
+    def migrate_disk_and_power_off(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        flavor: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        timeout: int = 0,
+        retry_interval: int = 0,
+    ) -> str:
+        self.resizer.begin(context, instance, dest, flavor)
+        return ""
+
+    def finish_migration(
+        self,
+        context: Any,
+        migration: Any,
+        instance: Any,
+        disk_info: Any,
+        network_info: Any,
+        image_meta: Any,
+        resize_instance: bool,
+        allocations: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        self.resizer.finish(instance, network_info, power_on)
+
+    def confirm_migration(
+        self, context: Any, migration: Any, instance: Any, network_info: Any
+    ) -> None:
+        self.resizer.confirm(instance)
+
+    def finish_revert_migration(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        migration: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        self.resizer.revert(instance, network_info, power_on)
+
+    # -- network ----------------------------------------------------------------------------
+
+    def plug_vifs(self, instance: Any, network_info: Any) -> None:
+        """Nothing: ports are plugged at each start, and a running guest keeps its own."""
+
+    def unplug_vifs(self, instance: Any, network_info: Any) -> None:
+        self.lifecycle.unplug(instance, network_info)
+
+    def attach_interface(self, context: Any, instance: Any, image_meta: Any, vif: Any) -> None:
+        self._name(instance)
+        try:
+            self.lifecycle.attach(instance, vif)
+        except (exception.LXDError, nova_exception.VirtualInterfacePlugException) as e:
+            LOG.error("Attaching port %s failed: %s", vif["id"], e, instance=instance)
+            raise nova_exception.InterfaceAttachFailed(instance_uuid=instance.uuid)
+        self._tag(context, instance)
+
+    def detach_interface(self, context: Any, instance: Any, vif: Any) -> None:
+        self._name(instance)
+        try:
+            self.lifecycle.detach(instance, vif)
+        except exception.LXDError as e:
+            LOG.error("Detaching port %s failed: %s", vif["id"], e, instance=instance)
+            raise nova_exception.InterfaceDetachFailed(instance_uuid=instance.uuid)
+
+    def _tag(self, context: Any, instance: Any) -> None:
+        instance.device_metadata = tags.device_metadata(context, instance)
+        instance.save()
+
+    # -- console and admin ------------------------------------------------------------------
+
+    def get_console_output(self, context: Any, instance: Any) -> bytes:
+        try:
+            return self.consoles.log(guest.name(instance))
+        except exception.LXDNotFound:
+            raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
+
+    def get_serial_console(self, context: Any, instance: Any) -> Any:
+        try:
+            return self.consoles.serial(guest.name(instance))
+        except exception.LXDNotFound:
+            raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
+
+    def set_admin_password(self, instance: Any, new_pass: str) -> None:
+        code = self.consoles.run(self._name(instance), ["chpasswd"], f"root:{new_pass}\n".encode())
+        if code == NOT_FOUND:
+            raise nova_exception.SetAdminPasswdNotSupported()
+        if code:
+            raise nova_exception.InstancePasswordSetFailed(
+                instance=instance.uuid, reason=f"chpasswd in the guest ended with code {code}"
+            )
+
+    def get_diagnostics(self, instance: Any) -> dict[str, int]:
+        return diagnostics.legacy(self._running_state(instance))
+
+    def get_instance_diagnostics(self, instance: Any) -> Any:
+        state = self._running_state(instance)
+        return diagnostics.standard(instance, state, self.get_info(instance).state)
+
+    def _running_state(self, instance: Any) -> dict[str, Any]:
+        return self.instances.state(self._name(instance))
+
+    def poll_rebooting_instances(self, timeout: int, instances: Any) -> None:
+        """Nothing: a reboot ends with the call, or fails."""
+
+    # -- images -----------------------------------------------------------------------------
+
+    def manage_image_cache(self, context: Any, all_instances: Any) -> None:
+        self.images.age(instance.image_ref for instance in all_instances)
+
+    def cache_image(self, context: Any, image_id: str) -> bool:
+        """Import an image ahead of time; tell whether it was missing."""
+        missing = not self.images.is_cached(image_id)
+        self.images.ensure(context, image_id)
+        return missing
+
+    # -- block devices ----------------------------------------------------------------------
+
+    def default_root_device_name(self, instance: Any, image_meta: Any, root_bdm: Any) -> str:
+        return "/dev/vda"

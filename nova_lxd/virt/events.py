@@ -232,9 +232,7 @@ class EventWatcher:
         if action == "instance-restarted":
             self._guarded(self._restarted, name)
         if fresh.uuid and action in TRANSITIONS:
-            self._guarded(
-                self._emit, virtevent.LifecycleEvent(fresh.uuid, TRANSITIONS[action])
-            )
+            self._guarded(self._emit, virtevent.LifecycleEvent(fresh.uuid, TRANSITIONS[action]))
 
     def _tell_connection(self, up: bool, reason: str) -> None:
         self._guarded(self._connection, up, reason)

@@ -6,21 +6,26 @@ Each carries LXD's own sentence, so that it ends up in the instance's fault.
 
 from __future__ import annotations
 
+from typing import Any
+
 from nova import exception
 
 
 class LXDError(exception.NovaException):
     """LXD refused or failed a request.
 
-    ``status`` is the HTTP status, or that of the failed background operation.
+    ``status`` is the HTTP status, or that of the failed background operation, whose own data is
+    ``metadata`` then.
     """
 
     msg_fmt = "LXD could not %(action)s: %(reason)s"
-    status = 0
 
-    def __init__(self, status: int = 0, **kwargs: object) -> None:
+    def __init__(
+        self, status: int = 0, metadata: dict[str, Any] | None = None, **kwargs: object
+    ) -> None:
         super().__init__(**kwargs)
         self.status = status
+        self.metadata = metadata or {}
 
 
 class LXDNotFound(LXDError):

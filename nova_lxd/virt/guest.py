@@ -210,5 +210,3 @@ def _cpu_list(cpus: set[int]) -> str:
 
 def _huge_page_name(kib: int | None) -> str | None:
     return {64: "64KB", 1024: "1MB", 2048: "2MB", 1048576: "1GB"}.get(kib or 0)
-
-

@@ -302,9 +302,7 @@ def uptime() -> str:
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     now = time.strftime("%H:%M:%S")
     # the API takes this apart by the commas: users must be there
-    return (
-        f" {now} up {days} days, {hours:2d}:{minutes:02d},  0 users,  load average: {load}\n"
-    )
+    return f" {now} up {days} days, {hours:2d}:{minutes:02d},  0 users,  load average: {load}\n"
 
 
 def cpu_stats() -> dict[str, int]:

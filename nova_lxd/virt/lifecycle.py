@@ -68,12 +68,12 @@ class Lifecycle:
             config = self.config(instance, instance.flavor)
             config |= metadata.cloud_init_keys(instance, network_info)
             self._instances.create(name, fingerprint, config, devices)
-            undo.callback(_quietly, self._instances.delete, name)
+            undo.callback(quietly, self._instances.delete, name)
             for path, content in injected_files or ():
                 self._instances.push_file(name, path, content)
-            undo.callback(_quietly, self._drives.remove, instance)
+            undo.callback(quietly, self._drives.remove, instance)
             self._config_drive(instance, network_info, injected_files, admin_password)
-            undo.callback(_quietly, self.unplug, instance, network_info)
+            undo.callback(quietly, self.unplug, instance, network_info)
             self._plug_and_start(instance, network_info, power_on)
             undo.pop_all()
 
@@ -101,7 +101,7 @@ class Lifecycle:
                 "custom",
                 json={"name": volume, "config": {"size": f"{disk['size']}GiB"}},
             )
-            undo.callback(_quietly, self._delete_volume, volume)
+            undo.callback(quietly, self._delete_volume, volume)
             devices[f"ephemeral{index}"] = guest.ephemeral(instance, index, CONF.lxd.pool)
         return devices
 
@@ -126,12 +126,10 @@ class Lifecycle:
         :raises nova.exception.VirtualInterfaceCreateException: Neutron did not say so in time
         """
         timeout = CONF.vif_plugging_timeout
-        waited = power_on and timeout
-        events = (
-            [("network-vif-plugged", vif["id"]) for vif in network_info if vif.get("active", True) is False]
-            if waited
-            else []
-        )
+        events = []
+        if power_on and timeout:
+            inactive = [vif for vif in network_info if vif.get("active", True) is False]
+            events = [("network-vif-plugged", vif["id"]) for vif in inactive]
         try:
             with self._virtapi.wait_for_instance_event(
                 instance, events, timeout=timeout, error_callback=_plug_failed
@@ -151,7 +149,7 @@ class Lifecycle:
         with contextlib.ExitStack() as undo:
             for vif in network_info:
                 vifs.plug(instance, vif)
-                undo.callback(_quietly, vifs.unplug, instance, vif)
+                undo.callback(quietly, vifs.unplug, instance, vif)
             self._set_nics(guest.name(instance), vifs.nics(network_info))
             undo.pop_all()
 
@@ -176,6 +174,35 @@ class Lifecycle:
         """Unplug all ports; absent ones are unplugged already."""
         for vif in network_info or ():
             vifs.unplug(instance, vif)
+
+    def attach(self, instance: Any, vif: dict[str, Any]) -> None:
+        """Plug one more port and hand it to the instance, live where it runs."""
+        name = guest.name(instance)
+        device = vifs.nic(vif, vifs.free_guest_name(self._instances.get(name)["devices"]))
+        with contextlib.ExitStack() as undo:
+            vifs.plug(instance, vif)
+            undo.callback(quietly, vifs.unplug, instance, vif)
+            self._instances.change(name, devices={vifs.device_name(vif): device})
+            undo.pop_all()
+
+    def detach(self, instance: Any, vif: dict[str, Any]) -> None:
+        """Take a port away from the instance and unplug it."""
+        self._instances.change(guest.name(instance), devices={vifs.device_name(vif): None})
+        vifs.unplug(instance, vif)
+
+    def after_guest_restart(self, instance: Any, network_info: Iterable[dict[str, Any]]) -> None:
+        """Mend the ports of a guest that rebooted by itself.
+
+        A pair that was made anew meanwhile needs a new switch port; one that vanished with the
+        old namespace is plugged again and handed over live.
+        """
+        for vif in network_info:
+            if not vifs.outer_exists(vif):
+                key = vifs.device_name(vif)
+                self._instances.change(guest.name(instance), devices={key: None})
+                self.attach(instance, vif)
+            elif vifs.is_new(vif):
+                vifs.replug(instance, vif)
 
     # -- power ------------------------------------------------------------------------------
 
@@ -250,7 +277,7 @@ def _plug_failed(event_name: str, instance: Any) -> None:
         raise nova_exception.VirtualInterfaceCreateException()
 
 
-def _quietly(undo: Any, *args: Any) -> None:
+def quietly(undo: Any, *args: Any) -> None:
     """Run an undo step: its failure is logged and must not hide the reason for it."""
     try:
         undo(*args)

@@ -31,8 +31,19 @@ def create_veth(outer: str, inner: str, mac: str, mtu: int | None) -> None:
     """
     size = ["mtu", str(mtu)] if mtu else []
     processutils.execute(
-        "ip", "link", "add", outer, *size, "type", "veth",
-        "peer", "name", inner, "address", mac, *size,
+        "ip",
+        "link",
+        "add",
+        outer,
+        *size,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        inner,
+        "address",
+        mac,
+        *size,
     )
     _set_tx_checksum(inner, False)
     processutils.execute("ip", "link", "set", outer, "up")

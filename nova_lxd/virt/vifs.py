@@ -13,6 +13,7 @@ dead on the userspace datapath: every start therefore unplugs first, deleting po
 from __future__ import annotations
 
 import pathlib
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,6 +34,9 @@ DEVICE_PREFIX = "vif-"
 # Ports that need nothing but the pair: an agent of the network back end picks up the outer end.
 PAIR_ONLY = (model.VIF_TYPE_TAP,)
 OS_VIF = (model.VIF_TYPE_OVS, model.VIF_TYPE_BRIDGE)
+
+# Interface index of each outer end that this process plugged.
+_plugged: dict[str, int] = {}
 
 
 def outer_name(vif: dict[str, Any]) -> str:
@@ -80,8 +84,6 @@ def free_guest_name(devices: dict[str, dict[str, str]]) -> str:
     return next(name for i in range(len(used) + 1) if (name := f"eth{i}") not in used)
 
 
-
-
 def plug(instance: Any, vif: dict[str, Any]) -> None:
     """Make the port's pair and plug it; what was left of an earlier pair goes first.
 
@@ -101,6 +103,7 @@ def plug(instance: Any, vif: dict[str, Any]) -> None:
     except osv_exception.ExceptionBase as e:
         privsep.delete_link(outer_name(vif))
         raise exception.VirtualInterfacePlugException(f"port {vif['id']}: {e}")
+    _plugged[outer_name(vif)] = socket.if_nametoindex(outer_name(vif))
     LOG.debug("Plugged port %s as %s", vif["id"], outer_name(vif), instance=instance)
 
 
@@ -112,6 +115,12 @@ def unplug(instance: Any, vif: dict[str, Any]) -> None:
         except osv_exception.ExceptionBase as e:
             raise exception.NovaException(f"port {vif['id']} cannot be unplugged: {e}")
     privsep.delete_link(outer_name(vif))
+    _plugged.pop(outer_name(vif), None)
+
+
+def is_new(vif: dict[str, Any]) -> bool:
+    """Tell whether the pair is another one than this process plugged."""
+    return _plugged.get(outer_name(vif)) != socket.if_nametoindex(outer_name(vif))
 
 
 def replug(instance: Any, vif: dict[str, Any]) -> None:
@@ -119,6 +128,7 @@ def replug(instance: Any, vif: dict[str, Any]) -> None:
     if vif["type"] in OS_VIF:
         _os_vif(os_vif.unplug, instance, vif)
         _os_vif(os_vif.plug, instance, vif)
+    _plugged[outer_name(vif)] = socket.if_nametoindex(outer_name(vif))
 
 
 def outer_exists(vif: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -40,6 +41,11 @@ class ImageCache:
     def __init__(self, client: LXDClient) -> None:
         self._client = client
         self._glance = glance.API()
+        self._work = pathlib.Path(CONF.lxd.image_work_dir, client.project)
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed nova-compute left in the work directory."""
+        shutil.rmtree(self._work, ignore_errors=True)
 
     def ensure(self, context: Any, image_id: str, trusted_certs: Any = None) -> str:
         """Return the fingerprint of a Glance image in LXD, importing it when it is missing.
@@ -105,8 +111,8 @@ class ImageCache:
     @contextlib.contextmanager
     def _downloaded(self, context: Any, image_id: str, trusted_certs: Any) -> Any:
         """Fetch the image into a work directory that is gone afterwards."""
-        fileutils.ensure_tree(CONF.lxd.image_work_dir)
-        with tempfile.TemporaryDirectory(dir=CONF.lxd.image_work_dir) as directory:
+        fileutils.ensure_tree(str(self._work))
+        with tempfile.TemporaryDirectory(dir=self._work) as directory:
             path = pathlib.Path(directory, "image")
             self._glance.download(
                 context, image_id, dest_path=str(path), trusted_certs=trusted_certs
@@ -115,9 +121,7 @@ class ImageCache:
                 raise exception.ImageNotUsable(image_id=image_id, reason="it has no data")
             yield path, pathlib.Path(directory)
 
-    def _import(
-        self, image_id: str, checksum: str, path: pathlib.Path, work: pathlib.Path
-    ) -> str:
+    def _import(self, image_id: str, checksum: str, path: pathlib.Path, work: pathlib.Path) -> str:
         try:
             upload = formats.detect(path).prepare(path, work, CONF.lxd)
         except ValueError as e:
@@ -175,5 +179,3 @@ def _old_enough(image: dict[str, Any]) -> bool:
     stamps = [image["uploaded_at"], image.get("last_used_at") or ""]
     latest = max(timeutils.parse_isotime(s) for s in stamps if s and not s.startswith("0001"))
     return timeutils.is_older_than(timeutils.normalize_time(latest), minimum)
-
-

@@ -11,7 +11,7 @@ import tarfile
 
 APPLETS = (
     "sh", "init", "ls", "cat", "echo", "true", "sleep", "ip", "ifconfig", "udhcpc", "ping",
-    "reboot", "poweroff", "halt", "mount", "umount", "chpasswd", "login", "getty", "hostname",
+    "reboot", "poweroff", "halt", "mount", "umount", "login", "getty", "hostname",
     "grep", "id", "mkdir", "rm", "touch", "head", "tail", "wc", "df", "free", "nproc", "stat",
     "kill", "ps", "sync", "dd", "tty", "wget", "nc", "printf", "test", "env", "date",
 )  # fmt: skip

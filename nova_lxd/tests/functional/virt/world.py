@@ -100,10 +100,16 @@ def instance(image_id: str, number: int = 1, **values: Any) -> objects.Instance:
         "availability_zone": "nova", "launch_index": 0, "reservation_id": "r-1",
         "device_metadata": None, "keypairs": objects.KeyPairList(objects=[]),
         "pci_devices": objects.PciDeviceList(objects=[]), "access_ip_v4": None,
-        "access_ip_v6": None, "old_flavor": None, "new_flavor": None, "root_device_name": None,
+        "access_ip_v6": None, "old_flavor": None, "new_flavor": None,
         "security_groups": objects.SecurityGroupList(objects=[]),
-        "created_at": datetime.datetime.now(datetime.timezone.utc), "disable_terminate": False,
+        "created_at": datetime.datetime.now(datetime.UTC), "disable_terminate": False,
         "ephemeral_key_uuid": None, "migration_context": None, "cleaned": False,
+        "ec2_ids": objects.EC2Ids(
+            instance_id="i-1", ami_id="ami-1", kernel_id=None, ramdisk_id=None
+        ),
+        "root_device_name": "/dev/vda", "default_ephemeral_device": None,
+        "default_swap_device": None, "architecture": None, "os_type": None, "kernel_id": "",
+        "ramdisk_id": "",
     }  # fmt: skip
     return objects.Instance(**{**defaults, **values})
 

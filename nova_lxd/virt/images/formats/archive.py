@@ -38,15 +38,13 @@ def members(path: pathlib.Path, head: bytes) -> Iterator[Iterator[tarfile.TarInf
     with contextlib.ExitStack() as stack:
         try:
             if head.startswith(ZSTD_MAGIC):
-                child = subprocess.Popen(
-                    ["zstd", "-dcq", "--", str(path)], stdout=subprocess.PIPE
-                )
+                child = subprocess.Popen(["zstd", "-dcq", "--", str(path)], stdout=subprocess.PIPE)
                 stack.enter_context(child)
                 stack.callback(child.kill)
-                archive = tarfile.open(fileobj=child.stdout, mode="r|")
+                opened = tarfile.open(fileobj=child.stdout, mode="r|")  # noqa: SIM115
             else:
-                archive = tarfile.open(path, mode="r|*")
-            yield iter(stack.enter_context(archive))
+                opened = tarfile.open(path, mode="r|*")  # noqa: SIM115
+            yield iter(stack.enter_context(opened))
         except (tarfile.TarError, EOFError, OSError) as e:
             raise ValueError(f"its archive cannot be read: {e}")
 
