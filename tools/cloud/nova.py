@@ -32,6 +32,8 @@ def shared(cloud: Cloud, state: Path) -> dict[str, Section]:
         "DEFAULT": {
             "state_path": str(state), "my_ip": LOOPBACK, "transport_url": cloud.transport_url,
             "use_stderr": True, "log_date_format": "%Y-%m-%d %H:%M:%S",
+            # One host is enough to resize: the server may stay where it is.
+            "allow_resize_to_same_host": True,
         },
         "service_user": cloud.service_user("nova"),
         "placement": cloud.auth("placement"),

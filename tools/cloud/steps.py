@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud.errors import CloudError
 from cloud.layout import write_private
 from cloud.progress import Progress
 
@@ -86,6 +87,10 @@ class Runner:
         self._progress.begin(step.name)
         try:
             changed = step.run()
+        except OSError as error:
+            self._progress.end(step.name, "FAIL")
+            raise CloudError(f"the step '{step.name}' failed: {error}.",
+                             remedy="set that right, then run 'quickstart up' again") from error
         except BaseException:
             self._progress.end(step.name, "FAIL")
             raise

@@ -28,10 +28,14 @@ def down(cloud: Cloud, *, remove_instances: bool = False) -> None:
     levels = plan.service_levels(cloud)
     known = {name for level in levels for name in level}
     with ThreadPoolExecutor(16, "stop") as pool:
-        for level in [sorted(conditions.keys() - known), *reversed(levels)]:
-            here = [name for name in level if name in conditions]
-            if any(name.partition("@")[0] == "lxd" for name in here):
+        # Guests go after nova-compute, which would report their end as the users' wish, and
+        # before the network that they use.
+        computes = sorted(name for name in conditions if name.partition("@")[0] == "nova-compute")
+        rest = sorted(conditions.keys() - known - set(computes))
+        for number, level in enumerate([computes, rest, *reversed(levels)]):
+            if number == 1:
                 stop_guests(cloud, remove_instances)
+            here = [name for name in level if conditions.pop(name, None)]
             for name in pool.map(lambda name: stop_service(cloud, name), here):
                 print(f"stopped {name}", flush=True)
     strays = cloud.controller.finish()
