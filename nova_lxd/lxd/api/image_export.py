@@ -3,39 +3,23 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
-from typing import BinaryIO
 
 from aiohttp import web
 
-from nova_lxd.lxd.api.images import visible_image
+from nova_lxd.lxd.api import envelope
+from nova_lxd.lxd.api.image_sources import DOWNLOADING
+from nova_lxd.lxd.api.images import own_image, visible_image
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.db.images import Image
-from nova_lxd.lxd.errors import BadRequest, NotFound
-from nova_lxd.lxd.images import formats
-from nova_lxd.lxd.images.metadata import VIRTUAL_MACHINE
+from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.images.form import SplitForm, suffix
+from nova_lxd.lxd.images.push import Target
+from nova_lxd.lxd.operations import Operation
+from nova_lxd.lxd.schema.images import ImageExportPost
 
 _CHUNK = 1024 * 1024
-
-
-def _suffix(path: Path) -> str:
-    """The file name suffix that tells a file's format; none when it is unknown."""
-    try:
-        return formats.detect(path).suffix
-    except BadRequest:
-        return ""
-    except FileNotFoundError as exc:
-        raise NotFound(f"Exporting image {path.name} failed: its file is gone") from exc
-
-
-def _part_head(boundary: str, name: str, filename: str) -> bytes:
-    return (
-        f"--{boundary}\r\n"
-        f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
-    ).encode()
 
 
 @route("GET", "/1.0/images/{fingerprint}/export", public=True)
@@ -45,13 +29,13 @@ async def get_export(request: Request) -> web.StreamResponse:
     store = request.services.images.store
     path = store.path(image.fingerprint)
     rootfs = store.rootfs(image.fingerprint)
-    suffix = await request.run(_suffix, path)
+    ending = await request.run(suffix, path)
     request.services.images.retrieved(image, "", request.requestor)
     if rootfs is not None:
         return await _send_split(request, image, path, rootfs)
     headers = {
         "Content-Type": "application/octet-stream",
-        "Content-Disposition": f"inline;filename={image.fingerprint}{suffix}",
+        "Content-Disposition": f"inline;filename={image.fingerprint}{ending}",
     }
     return web.FileResponse(path, chunk_size=_CHUNK, headers=headers)
 
@@ -59,29 +43,16 @@ async def get_export(request: Request) -> web.StreamResponse:
 async def _send_split(
     request: Request, image: Image, path: Path, rootfs: Path
 ) -> web.StreamResponse:
-    boundary = secrets.token_hex(30)
-    root_name = "rootfs.img" if image.type == VIRTUAL_MACHINE else "rootfs"
-    name = image.fingerprint
-    heads = (
-        _part_head(boundary, "metadata", f"meta-{name}{_suffix(path)}"),
-        b"\r\n" + _part_head(boundary, root_name, f"{name}{_suffix(rootfs)}"),
-    )
-    tail = f"\r\n--{boundary}--\r\n".encode()
-    response = web.StreamResponse(
-        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    )
-    with path.open("rb") as first, rootfs.open("rb") as second:
-        files: tuple[BinaryIO, ...] = (first, second)
-        response.content_length = image.size + sum(map(len, heads)) + len(tail)
-        await response.prepare(request.http)
-        if request.http.method == "HEAD":
-            return response
-        for head, file in zip(heads, files, strict=True):
-            await response.write(head)
-            while data := await request.run(file.read, _CHUNK):
-                await response.write(data)
-        await response.write(tail)
-        await response.write_eof()
+    form = await request.run(SplitForm, image, path, rootfs)
+    response = web.StreamResponse(headers={"Content-Type": form.content_type})
+    response.content_length = form.length
+    await response.prepare(request.http)
+    if request.http.method == "HEAD":
+        return response
+    chunks = form.chunks()
+    while data := await request.run(next, chunks, b""):
+        await response.write(data)
+    await response.write_eof()
     return response
 
 
@@ -89,3 +60,24 @@ async def _send_split(
 async def head_export(request: Request) -> web.StreamResponse:
     """Tell the size and name of an image's download."""
     return await get_export(request)
+
+
+@route("POST", "/1.0/images/{fingerprint}/export", body=ImageExportPost)
+async def post_export(request: Request) -> web.StreamResponse:
+    """Push an image to another server."""
+    image, requestor, images = own_image(request), request.requestor, request.services.images
+    body = await request.body(ImageExportPost)
+    if not body.target:
+        raise BadRequest(f"Pushing image {image.fingerprint} failed: the target is missing")
+    profiles = None if body.profiles is None else tuple(body.profiles)
+    target = Target(body.target, body.secret, body.certificate, body.project, profiles)
+
+    def work(op: Operation) -> None:
+        images.pusher.push(image, target, op)
+        images.retrieved(image, body.target, requestor)
+
+    return envelope.operation(
+        request.services.operations.task(
+            request.project_name, DOWNLOADING, work, requestor=requestor
+        )
+    )

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from nova_lxd.lxd.api import envelope
 from nova_lxd.lxd.api.filters import apply_filter
+from nova_lxd.lxd.api.image_sources import DOWNLOADING, start_import
 from nova_lxd.lxd.api.image_upload import receive_body, starts_as_json
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
@@ -22,8 +23,6 @@ from nova_lxd.lxd.images.importer import DEFAULT_PROFILES, NewAlias, Wanted
 from nova_lxd.lxd.images.store import Staging
 from nova_lxd.lxd.operations import Operation
 from nova_lxd.lxd.schema.images import ImagePut, ImagesPost, unix_time
-
-DOWNLOADING = "Downloading image"
 
 
 def image_to_api(image: Image) -> dict[str, Any]:
@@ -162,7 +161,7 @@ async def _post_json(request: Request, project: str) -> web.StreamResponse:
                 project, source.fingerprint, terms, request.requestor
             )
         )
-    raise BadRequest("Invalid images JSON")
+    return envelope.operation(start_import(request, project, body))
 
 
 @route("GET", "/1.0/images/{fingerprint}", public=True)
@@ -190,7 +189,11 @@ def visible_image(request: Request) -> Image:
     return image
 
 
-def _own_image(request: Request) -> Image:
+def own_image(request: Request) -> Image:
+    """The image of the path, for a trusted client to change.
+
+    :raises NotFound: there is none.
+    """
     return request.services.images.get(
         request.project_for("images"), request.path("fingerprint")
     )
@@ -199,7 +202,7 @@ def _own_image(request: Request) -> Image:
 @route("PUT", "/1.0/images/{fingerprint}", body=ImagePut)
 async def put_image(request: Request) -> web.StreamResponse:
     """Replace an image's flags, properties, profiles and expiry."""
-    image = _own_image(request)
+    image = own_image(request)
     request.check_etag(_etag(image))
     body = await request.body(ImagePut)
     new = replace(
@@ -216,7 +219,7 @@ async def put_image(request: Request) -> web.StreamResponse:
 @route("PATCH", "/1.0/images/{fingerprint}", body=ImagePut)
 async def patch_image(request: Request) -> web.StreamResponse:
     """Change some of an image's flags and properties."""
-    image = _own_image(request)
+    image = own_image(request)
     request.check_etag(_etag(image))
     given = await request.json_object()
     try:
@@ -248,7 +251,7 @@ async def _update(request: Request, image: Image, new: Image) -> web.StreamRespo
 @route("DELETE", "/1.0/images/{fingerprint}")
 async def delete_image(request: Request) -> web.StreamResponse:
     """Delete an image."""
-    image, requestor = _own_image(request), request.requestor
+    image, requestor = own_image(request), request.requestor
 
     def work(_op: Operation) -> None:
         request.services.images.delete(image, requestor)
@@ -267,9 +270,25 @@ async def delete_image(request: Request) -> web.StreamResponse:
 @route("POST", "/1.0/images/{fingerprint}/secret")
 async def post_secret(request: Request) -> web.StreamResponse:
     """Make a one-time secret for an untrusted client to fetch the image with."""
-    image = _own_image(request)
+    image = own_image(request)
     return envelope.operation(
         request.services.images.secrets.create(
             image.project, image.fingerprint, None, request.requestor
+        )
+    )
+
+
+@route("POST", "/1.0/images/{fingerprint}/refresh")
+async def post_refresh(request: Request) -> web.StreamResponse:
+    """Replace an image by the newer version that its source has."""
+    image, requestor = own_image(request), request.requestor
+
+    def work(op: Operation) -> Mapping[str, Any]:
+        new = request.services.images.refresh(image, op, requestor)
+        return {"refreshed": new is not None}
+
+    return envelope.operation(
+        request.services.operations.task(
+            request.project_name, "Refreshing image", work, requestor=requestor
         )
     )

@@ -37,7 +37,7 @@ class Wanted:
     """What a client says of a new image beside its files.
 
     ``properties`` are laid over those of metadata.yaml, or replace them with ``only_properties``;
-    ``expires_at`` replaces that of metadata.yaml when it is not None.
+    ``created_at`` and ``expires_at`` replace those of metadata.yaml when they are not None.
     """
 
     project: str
@@ -49,6 +49,7 @@ class Wanted:
     properties: Mapping[str, str] = field(default_factory=dict)
     only_properties: bool = False
     profiles: Sequence[str] = DEFAULT_PROFILES
+    created_at: float | None = None
     expires_at: float | None = None
     aliases: Sequence[NewAlias] = ()
     update_source: UpdateSource | None = None
@@ -136,12 +137,20 @@ class Importer:
 
     def _record(self, image: Image, aliases: Sequence[NewAlias]) -> None:
         with self._db.write():
-            self.check_aliases(image.project, aliases)
             db_images.insert(self._db, image)
-            for alias in aliases:
-                db_images.put_alias(
-                    self._db, image.project, alias.name, image.fingerprint, alias.description
-                )
+            self.add_aliases(image, aliases)
+
+    def add_aliases(self, image: Image, aliases: Sequence[NewAlias]) -> None:
+        """Give a stored image these aliases, within a transaction.
+
+        :raises BadRequest: no name for an alias.
+        :raises Conflict: one exists.
+        """
+        self.check_aliases(image.project, aliases)
+        for alias in aliases:
+            db_images.put_alias(
+                self._db, image.project, alias.name, image.fingerprint, alias.description
+            )
 
     def _announce(self, image: Image, requestor: Mapping[str, Any] | None) -> Image:
         self._events.lifecycle(
@@ -182,6 +191,7 @@ class Importer:
         told: metadata.ImageMetadata,
     ) -> Image:
         properties = {} if wanted.only_properties else told.properties
+        created = told.creation_date if wanted.created_at is None else wanted.created_at
         expires = told.expiry_date if wanted.expires_at is None else wanted.expires_at
         return Image(
             project=wanted.project,
@@ -195,7 +205,7 @@ class Importer:
             cached=wanted.cached,
             properties={**properties, **wanted.properties},
             profiles=list(wanted.profiles),
-            created_at=float(told.creation_date),
+            created_at=float(created),
             uploaded_at=time.time(),
             expires_at=float(expires),
             update_source=wanted.update_source,

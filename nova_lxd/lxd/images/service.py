@@ -17,15 +17,22 @@ from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.images import Image
 from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.events import Events
+from nova_lxd.lxd.images.acquire import Acquirer
 from nova_lxd.lxd.images.aliases import Aliases
-from nova_lxd.lxd.images.importer import Importer, image_url
+from nova_lxd.lxd.images.download import Settings
+from nova_lxd.lxd.images.importer import Importer, Wanted, image_url
+from nova_lxd.lxd.images.publish import InstanceExporter, Publisher
+from nova_lxd.lxd.images.push import Pusher
+from nova_lxd.lxd.images.remotes import Source
 from nova_lxd.lxd.images.secrets import Secrets
 from nova_lxd.lxd.images.store import Store
+from nova_lxd.lxd.images.upkeep import Upkeep
 from nova_lxd.lxd.images.volumes import ImageVolumes, Pools, Unpack
 from nova_lxd.lxd.locks import KeyedLocks
-from nova_lxd.lxd.operations import Operations
+from nova_lxd.lxd.operations import Operation, Operations
 from nova_lxd.lxd.paths import DEFAULT_PROJECT, Paths
 from nova_lxd.lxd.storage.drivers.interface import Filler
+from nova_lxd.lxd.storage.unpack import unpack_image
 from nova_lxd.lxd.storage.volume import Volume
 
 LOG = logging.getLogger(__name__)
@@ -46,25 +53,43 @@ class Images:
         events: Events,
         operations: Operations,
         pools: Pools,
-        unpack: Unpack,
+        settings: Settings,
+        unpack: Unpack = unpack_image,
     ) -> None:
         self._db = db
         self._events = events
         self._locks = KeyedLocks()
+        self.settings = settings
         self.store = Store(paths.images)
         self.aliases = Aliases(db, events)
         self.secrets = Secrets(operations, events)
         self.importer = Importer(db, self.store, events, self._locks)
         self.volumes = ImageVolumes(self.store, pools, unpack)
+        self.acquirer = Acquirer(db, self.store, self.importer, settings)
+        self.publisher = Publisher(self.store, self.importer, settings)
+        self.pusher = Pusher(self.store, self.acquirer.fetcher)
+        self.upkeep = Upkeep(self)
 
-    def recover(self) -> None:
-        """Make the store and remove what a killed daemon left; pools are mounted already."""
+    def bind_exporter(self, exporter: InstanceExporter) -> None:
+        """Say who gives out instances for publishing; before the daemon serves."""
+        self.publisher.exporter = exporter
+
+    def start(self) -> None:
+        """Make the store, remove what a killed daemon left, and begin the upkeep.
+
+        The pools are mounted already.
+        """
         known = db_images.fingerprints(self._db)
         self.store.sweep(known)
         self.volumes.sweep(known)
         for fingerprint in known:
             if not self.store.has(fingerprint):
                 LOG.warning("The file of image %s is gone; delete the image", fingerprint)
+        self.upkeep.start()
+
+    def close(self) -> None:
+        """End the upkeep."""
+        self.upkeep.stop()
 
     def project_for(self, project: str) -> str:
         """The project that keeps the images which ``project`` uses (features.images)."""
@@ -119,11 +144,40 @@ class Images:
             raise NotFound("No matching image could be found")
         return max(matching, key=lambda image: image.created_at)
 
+    def resolve(
+        self,
+        project: str,
+        source: Source,
+        op: Operation | None = None,
+        requestor: Requestor = None,
+    ) -> Image:
+        """The image for a new instance: of this server, or copied from another one and cached.
+
+        :raises NotFound: there is none.
+        :raises LXDError: the other server cannot be reached or refuses.
+        """
+        if not source.server:
+            return self.find(project, source.name)
+        cached = self.acquirer.cached(source, project)
+        if cached is not None:
+            return cached
+        update = self.settings.get("images.auto_update_cached").lower() in ("true", "1", "yes")
+        wanted = Wanted(project, cached=True, auto_update=update)
+        found = self._present(project, source)
+        if found is not None:
+            return found
+        return self.acquirer.download(source, wanted, op, requestor)
+
+    def _present(self, project: str, source: Source) -> Image | None:
+        """The image that the source names by its whole fingerprint, if the project has it."""
+        return db_images.get(self._db, project, source.name)
+
     # -- for instances ------------------------------------------------------------------------
 
     def ensure_volume(self, pool: str, fingerprint: str) -> Volume:
-        """See :meth:`ImageVolumes.ensure`."""
-        return self.volumes.ensure(pool, fingerprint)
+        """Unpack the image on the pool unless it is there: see :meth:`ImageVolumes.hold`."""
+        with self.volumes.hold(pool, fingerprint) as volume:
+            return volume
 
     def hold_volume(self, pool: str, fingerprint: str) -> AbstractContextManager[Volume]:
         """:meth:`ensure_volume` for a block in which the image may be deleted only afterwards."""
@@ -176,11 +230,28 @@ class Images:
             # The row goes first: what a kill leaves behind is then swept at the next start.
             db_images.delete(self._db, image.project, image.fingerprint)
             if not db_images.of_fingerprint(self._db, image.fingerprint):
-                self.store.remove(image.fingerprint)
-                self.volumes.remove(image.fingerprint)
+                with self.volumes.removing(image.fingerprint):
+                    self.store.remove(image.fingerprint)
+                    self.volumes.remove(image.fingerprint)
         self._events.lifecycle(
             "image-deleted", image_url(image), image.project, requestor=requestor
         )
+
+    def refresh(
+        self, image: Image, op: Operation | None = None, requestor: Requestor = None
+    ) -> Image | None:
+        """Replace the image by the newer version of its source; None when there is none.
+
+        :raises BadRequest: the image has no source.
+        :raises LXDError: the source cannot be reached or refuses.
+        """
+        new = self.acquirer.refresh(image, op, requestor)
+        if new is not None:
+            self.delete(image, requestor)
+            self._events.lifecycle(
+                "image-refreshed", image_url(new), new.project, requestor=requestor
+            )
+        return new
 
     def retrieved(self, image: Image, target: str, requestor: Requestor) -> None:
         """Tell that the image was sent out, to the server ``target`` if that was pushed."""

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from nova_lxd.lxd.errors import LXDError, NotFound
 from nova_lxd.lxd.images.store import Store
-from nova_lxd.lxd.locks import KeyedLocks
-from nova_lxd.lxd.storage.drivers.interface import Driver, Filler
+from nova_lxd.lxd.storage.drivers.interface import Filler
+from nova_lxd.lxd.storage.pool import Pool
 from nova_lxd.lxd.storage.volume import Volume, VolumeType
 
 LOG = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ class Pools(Protocol):
     """The storage pools, as far as images need them."""
 
     def pool_names(self) -> Sequence[str]:
-        """Every pool of this server."""
+        """The pools that are mounted."""
 
-    def driver(self, pool: str) -> Driver:
-        """The pool's driver, mounted and ready.
+    def get(self, name: str) -> Pool:
+        """One pool.
 
         :raises NotFound: there is no such pool.
         """
@@ -42,9 +42,8 @@ class ImageVolumes:
         self._store = store
         self._pools = pools
         self._unpack = unpack
-        self._users: dict[tuple[str, str], int] = {}
-        self._removing: set[tuple[str, str]] = set()
-        self._making = KeyedLocks()
+        self._users: dict[str, int] = {}
+        self._removing: set[str] = set()
         self._changed = threading.Condition()
 
     def filler(self, fingerprint: str) -> Filler:
@@ -56,66 +55,68 @@ class ImageVolumes:
         if not path.exists():
             raise NotFound(f"Unpacking image {fingerprint} failed: its file is gone")
         rootfs = self._store.rootfs(fingerprint)
-        return lambda target: self._unpack(path, rootfs, target)
 
-    def ensure(self, pool: str, fingerprint: str) -> Volume:
-        """The image's volume on the pool, made when it is not there; callers at once wait for one.
+        def fill(target: Path) -> None:
+            with self.using(fingerprint):
+                self._unpack(path, rootfs, target)
+
+        return fill
+
+    @contextmanager
+    def hold(self, pool: str, fingerprint: str) -> Iterator[Volume]:
+        """The image's volume on the pool, made when it is not there; it stays for the block.
+
+        Who comes while it is being made waits for that.
 
         :raises BadRequest: the image cannot be unpacked.
         :raises NoSpace: the pool is full.
         """
-        with self.hold(pool, fingerprint) as volume:
-            return volume
+        with self.using(fingerprint):
+            yield self._pools.get(pool).ensure_image(fingerprint, self.filler(fingerprint))
 
     @contextmanager
-    def hold(self, pool: str, fingerprint: str) -> Iterator[Volume]:
-        """:meth:`ensure` for a block in which the volume will not be removed."""
-        key = (pool, fingerprint)
-        volume = Volume(VolumeType.IMAGE, fingerprint)
+    def using(self, fingerprint: str) -> Iterator[None]:
+        """Run the block while neither the image's files nor its volumes can be removed."""
         with self._changed:
-            self._changed.wait_for(lambda: key not in self._removing)
-            self._users[key] = self._users.get(key, 0) + 1
-        try:
-            with self._making.hold(key):
-                driver = self._pools.driver(pool)
-                if not driver.has(volume):
-                    LOG.info("Unpacking image %s on pool %s", fingerprint, pool)
-                    driver.create_volume(volume, self.filler(fingerprint))
-            yield volume
-        finally:
-            with self._changed:
-                self._users[key] -= 1
-                if not self._users[key]:
-                    del self._users[key]
-                self._changed.notify_all()
-
-    def remove(self, fingerprint: str) -> None:
-        """Remove the image's volumes from all pools, once nobody clones from them."""
-        for pool in self._pools.pool_names():
-            with self._sole((pool, fingerprint)):
-                self._pools.driver(pool).delete_volume(Volume(VolumeType.IMAGE, fingerprint))
-
-    @contextmanager
-    def _sole(self, key: tuple[str, str]) -> Iterator[None]:
-        """Keep others from the volume, once those who use it are done."""
-        with self._changed:
-            self._changed.wait_for(lambda: key not in self._users and key not in self._removing)
-            self._removing.add(key)
+            self._changed.wait_for(lambda: fingerprint not in self._removing)
+            self._users[fingerprint] = self._users.get(fingerprint, 0) + 1
         try:
             yield
         finally:
             with self._changed:
-                self._removing.discard(key)
+                self._users[fingerprint] -= 1
+                if not self._users[fingerprint]:
+                    del self._users[fingerprint]
                 self._changed.notify_all()
+
+    @contextmanager
+    def removing(self, fingerprint: str) -> Iterator[None]:
+        """Wait until nobody uses the image, and keep it so for the block."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: fingerprint not in self._users and fingerprint not in self._removing
+            )
+            self._removing.add(fingerprint)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._removing.discard(fingerprint)
+                self._changed.notify_all()
+
+    def remove(self, fingerprint: str) -> None:
+        """Remove the image's volumes from all pools, within :meth:`removing`."""
+        for pool in self._pools.pool_names():
+            self._pools.get(pool).drop_image(fingerprint)
 
     def sweep(self, known: Collection[str]) -> None:
         """Remove volumes of images that no project has: a killed daemon left them."""
-        for pool in self._pools.pool_names():
+        for name in self._pools.pool_names():
             try:
-                driver = self._pools.driver(pool)
-                for volume in driver.list_volumes(VolumeType.IMAGE):
+                pool = self._pools.get(name)
+                for volume in pool.driver.list_volumes(VolumeType.IMAGE):
                     if volume.name not in known:
-                        LOG.info("Removing image volume %s of pool %s", volume.name, pool)
-                        driver.delete_volume(volume)
+                        LOG.info("Removing image volume %s of pool %s", volume.name, name)
+                        pool.drop_image(volume.name)
             except LXDError as exc:  # a pool that is not available is swept another time
-                LOG.warning("Sweeping the image volumes of pool %s failed: %s", pool, exc)
+                LOG.warning("Sweeping the image volumes of pool %s failed: %s", name, exc)

@@ -22,12 +22,15 @@ from nova_lxd.lxd.images.receive import RawReceiver
 from nova_lxd.lxd.images.service import Images
 from nova_lxd.lxd.operations import Operations
 from nova_lxd.lxd.paths import Paths
-from nova_lxd.lxd.storage.drivers.interface import Driver, Filler
+from nova_lxd.lxd.storage.drivers.interface import Driver, Filler, Info
+from nova_lxd.lxd.storage.pool import Pool
 from nova_lxd.lxd.storage.volume import Volume, VolumeType
 
 
 class DirectoryDriver:
     """Just enough of a driver for image volumes; counts what it makes."""
+
+    info = Info("dir", "1", optimized_images=True)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -65,18 +68,34 @@ class DirectoryDriver:
 
 
 class Pools:
-    """One pool, named default."""
+    """One pool, named default: the real Pool on a driver of ours."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, paths: Paths) -> None:
         root.mkdir()
         self.default = DirectoryDriver(root)
+        self._pool = Pool(paths, "default", "dir", {})
+        self._pool.driver = cast(Driver, self.default)
 
     def pool_names(self) -> list[str]:
         return ["default"]
 
-    def driver(self, pool: str) -> Driver:
-        assert pool == "default"
-        return cast(Driver, self.default)
+    def get(self, name: str) -> Pool:
+        assert name == "default"
+        return self._pool
+
+
+class Settings(dict[str, str]):
+    """Server configuration with the defaults of the keys that images read."""
+
+    DEFAULTS = {
+        "images.auto_update_interval": "6",
+        "images.auto_update_cached": "true",
+        "images.remote_cache_expiry": "10",
+        "images.compression_algorithm": "gzip",
+    }
+
+    def get(self, key: str) -> str:  # type: ignore[override]
+        return super().get(key, self.DEFAULTS.get(key, ""))
 
 
 def unpack(image: Path, rootfs: Path | None, target: Path) -> None:
@@ -93,16 +112,17 @@ class Daemon:
         self.db = Database(self.paths.database)
         self.events = Events(loop)
         self.operations = Operations(loop, self.executor, self.events)
-        self.pools = Pools(root / "pool")
+        self.pools = Pools(root / "pool", self.paths)
+        self.settings = Settings()
         self.lifecycle: list[dict[str, Any]] = []
         self.images = self.start()
 
     def start(self) -> Images:
         """The service as after a (re)start of the daemon."""
         images = Images(
-            self.paths, self.db, self.events, self.operations, self.pools, unpack
+            self.paths, self.db, self.events, self.operations, self.pools, self.settings, unpack
         )
-        images.recover()
+        images.start()
         return images
 
     def add(self, data: bytes, **wanted: Any) -> Image:
@@ -128,6 +148,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
 
     made.events.lifecycle = lifecycle  # type: ignore[method-assign]
     yield made
+    made.images.close()
     made.executor.shutdown()
     made.db.close()
 
