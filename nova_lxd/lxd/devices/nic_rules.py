@@ -27,9 +27,9 @@ from nova_lxd.lxd.network.firewall import (
     prefix,
 )
 
-# A burst of a tenth of a second at full rate, but always some of the biggest packets that
-# segmentation offload hands over (64 KiB): with less, TCP would crawl far below the limit.
-_MINIMUM_BURST = 256 * 1024
+# What the bucket holds besides the one second's worth that nftables always gives it: two of the
+# biggest packets that segmentation offload hands over, or a low limit would let none through.
+_BURST = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def table(name: str, device: str, wanted: Filter) -> Table:
     rules: list[list[Expression]] = []
     # First, for rules further down accept some packets.
     if wanted.egress:
-        rate = max(wanted.egress // 8, 1)
-        rules.append(limit_over(rate, max(rate // 10, _MINIMUM_BURST)))
+        rules.append(limit_over(max(wanted.egress // 8, 1), _BURST))
     if wanted.hwaddr:
         rules += _mac_rules(wanted.hwaddr)
     if wanted.ipv4 is not None:
