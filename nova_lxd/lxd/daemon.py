@@ -18,6 +18,7 @@ from nova_lxd.lxd.api.server import Server
 from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.environment import Environment
 from nova_lxd.lxd.events import Events
+from nova_lxd.lxd.guest.server import GuestServer
 from nova_lxd.lxd.images.service import Images
 from nova_lxd.lxd.instances.service import Instances
 from nova_lxd.lxd.logs import LoggingEvents
@@ -29,7 +30,6 @@ from nova_lxd.lxd.projects import Projects
 from nova_lxd.lxd.serverconfig import ServerConfig
 from nova_lxd.lxd.services import Services
 from nova_lxd.lxd.storage.service import Storage
-from nova_lxd.lxd.storage.unpack import unpack_image
 from nova_lxd.lxd.trust import Trust
 from nova_lxd.lxd.warnings import Warnings
 
@@ -69,7 +69,7 @@ def build(paths: Paths, group: str | None) -> Services:
         config, paths.server_cert, storage.drivers_in_use, storage.supported_drivers()
     )
     networks = Networks(db, paths, events, warnings)
-    images = Images(paths, db, events, operations, storage, unpack_image)
+    images = Images(paths, db, events, operations, storage, config)
     instances = Instances(
         loop=loop,
         paths=paths,
@@ -130,6 +130,9 @@ async def run(paths: Paths, group: str | None) -> None:
         stack.push_async_callback(services.server.stop)
         await loop.run_in_executor(services.executor, _start_parts, services)
         stack.callback(services.instances.close)
+        guests = GuestServer(services)
+        await guests.start()
+        stack.push_async_callback(guests.stop)
         _follow_https_address(loop, services)
         await _open_https(services)
         services.ready.set()
