@@ -129,6 +129,7 @@ async def run(paths: Paths, group: str | None) -> None:
         await services.server.start()
         stack.push_async_callback(services.server.stop)
         await loop.run_in_executor(services.executor, _start_parts, services)
+        stack.callback(services.images.close)
         stack.callback(services.instances.close)
         guests = GuestServer(services)
         await guests.start()
@@ -149,7 +150,7 @@ def _start_parts(services: Services) -> None:
     """Reconcile what is on the host with the database, lowest layer first."""
     services.storage.start()
     services.networks.start()
-    services.images.recover()
+    services.images.start()
     services.instances.start()
 
 

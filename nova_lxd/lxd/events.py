@@ -19,6 +19,11 @@ _ENCODER = msgspec.json.Encoder()
 MAX_BACKLOG = 10_000
 
 
+def guest_channel(instance_id: int) -> str:
+    """The event type under which one instance's own events are queued; no API client names it."""
+    return f"guest {instance_id}"
+
+
 class Listener:
     """One subscriber; :meth:`next` gives encoded events until :attr:`lost` is set."""
 
@@ -90,7 +95,19 @@ class Events:
         }
         if project:
             event["project"] = project
-        payload = _ENCODER.encode(event)
+        self._enqueue(event_type, project, _ENCODER.encode(event))
+
+    def publish_to_guest(
+        self, instance_id: int, event_type: str, metadata: Mapping[str, Any]
+    ) -> None:
+        """Send an event that only one instance sees, over /dev/lxd (types config and device)."""
+        channel = guest_channel(instance_id)
+        if not self.wanted(channel):
+            return
+        event = {"type": event_type, "timestamp": datetime.now(UTC), "metadata": metadata}
+        self._enqueue(channel, "", _ENCODER.encode(event))
+
+    def _enqueue(self, event_type: str, project: str, payload: bytes) -> None:
         with self._lock:
             self._pending.append((event_type, project, payload))
             if self._scheduled:
