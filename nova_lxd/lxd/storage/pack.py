@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.host.run import ProgramError, run
-from nova_lxd.lxd.storage.copying import LONG, MORTAL
+from nova_lxd.lxd.host.run import ProgramError
+from nova_lxd.lxd.storage.copying import run_mortal
 
 SQUASHFS = "squashfs"
 # Algorithm, as in compression_algorithm: programs that do it, best first, with their arguments.
@@ -83,7 +83,7 @@ def suffix(algorithm: str) -> str:
 
 def _tar(sources: Sequence[Source]) -> list[str]:
     argv = [
-        *MORTAL, "tar", "--create", "--file=-", "--numeric-owner", "--sparse", "--format=posix",
+        "tar", "--create", "--file=-", "--numeric-owner", "--sparse", "--format=posix",
         "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
         "--xattrs", "--xattrs-include=*", "--acls",
     ]  # fmt: skip
@@ -114,7 +114,7 @@ def packed(
         return
     pipeline = [_tar(sources)]
     if words[0] != "none":
-        pipeline.append([*MORTAL, *_compressor(words)])
+        pipeline.append(_compressor(words))
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(tempfile.TemporaryFile())
         running: list[subprocess.Popen[bytes]] = []
@@ -137,10 +137,10 @@ def packed(
         for program, argv in zip(running, pipeline, strict=True):
             code = program.wait()
             # 1 is "a file changed while it was read": as good as any moment's state.
-            if code not in ((0, 1) if argv[len(MORTAL)] == "tar" else (0,)):
+            if code not in ((0, 1) if argv[0] == "tar" else (0,)):
                 errors.seek(0)
                 said = errors.read().decode("utf-8", "replace")
-                raise ProgramError(argv[len(MORTAL) :], code, said)
+                raise ProgramError(argv, code, said)
 
 
 def _end(program: subprocess.Popen[bytes]) -> None:
@@ -162,13 +162,12 @@ def _squashed(
     with tempfile.TemporaryDirectory(prefix="nova-lxd-pack-", dir=scratch) as directory:
         file = Path(directory, "image.squashfs")
         with packed(sources) as stream:
-            run(
+            run_mortal(
                 [
-                    *MORTAL, "mksquashfs", "-", str(file), "-tar", "-noappend", "-quiet",
+                    "mksquashfs", "-", str(file), "-tar", "-noappend", "-quiet",
                     "-no-progress", "-xattrs", *options,
                 ],
                 stdin=stream.fileno(),
-                timeout=LONG,
             )  # fmt: skip
         with file.open("rb") as result:
             yield result

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.storage import relay
-from nova_lxd.lxd.storage.copying import LONG, MORTAL
+from nova_lxd.lxd.storage.copying import run_mortal
 from nova_lxd.lxd.storage.drivers.interface import MigrationType
 
 RSYNC = MigrationType("rsync", ("xattrs", "delete", "compress", "bidirectional"))
@@ -40,19 +39,9 @@ def send(path: Path, stream: socket.socket, features: Sequence[str], bwlimit: in
     shell = shlex.join([sys.executable, "-I", "-S", relay.__file__, str(stream.fileno())])
     limit = [f"--bwlimit={max(1, bwlimit // 1024)}k"] if bwlimit else []
     source = f"{path}/" if path.is_dir() else str(path)
-    argv = [
-        *MORTAL,
-        "rsync",
-        "-ar",
-        *_options(features),
-        *limit,
-        "-e",
-        shell,
-        source,
-        "localhost:/tmp/foo",
-    ]
+    argv = ["rsync", "-ar", *_options(features), *limit, "-e", shell, source, "localhost:/tmp/foo"]
     try:
-        run(argv, pass_fds=[stream.fileno()], timeout=LONG)
+        run_mortal(argv, pass_fds=[stream.fileno()])
     finally:
         stream.close()
 
@@ -63,9 +52,9 @@ def receive(path: Path, stream: socket.socket, features: Sequence[str]) -> None:
     :raises ProgramError: either side failed; the directory holds a part.
     """
     # The letters are what LXD's sender expects of its peer: recursion, links, owners, devices…
-    argv = [*MORTAL, "rsync", "--server", "-vlogDtpre.iLsfx", *_options(features), ".", f"{path}/"]
+    argv = ["rsync", "--server", "-vlogDtpre.iLsfx", *_options(features), ".", f"{path}/"]
     try:
-        run(argv, stdin=stream.fileno(), stdout=stream.fileno(), timeout=LONG)
+        run_mortal(argv, stdin=stream.fileno(), stdout=stream.fileno())
         stream.shutdown(socket.SHUT_WR)
     finally:
         stream.close()

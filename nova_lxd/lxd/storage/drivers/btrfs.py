@@ -14,7 +14,8 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nova_lxd.lxd.errors import InternalError
@@ -22,7 +23,7 @@ from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.storage.drivers import btrfs_ioctl as ioctl
 from nova_lxd.lxd.storage.drivers.btrfs_pool import BtrfsPool
 from nova_lxd.lxd.storage.drivers.btrfs_stream import BtrfsStreams
-from nova_lxd.lxd.storage.drivers.generic import space_errors
+from nova_lxd.lxd.storage.drivers.generic import is_full, space_errors
 from nova_lxd.lxd.storage.drivers.interface import Info
 from nova_lxd.lxd.storage.kernel import RENAME_EXCHANGE, renameat2
 from nova_lxd.lxd.storage.volume import Volume, VolumeType
@@ -30,6 +31,9 @@ from nova_lxd.lxd.storage.volume import Volume, VolumeType
 # What the kernel says about a quota group that cannot go (yet): its subvolume is still being
 # cleaned up, it is gone, or quotas are off.  The sweep at the next mount tries again.
 _QGROUP_STAYS = (errno.EBUSY, errno.ENOENT, errno.EINVAL, errno.ENOTCONN)
+
+_RECLAIM_SECONDS = 10.0
+_RECLAIM_PAUSE = 0.05
 
 
 @functools.cache
@@ -93,6 +97,27 @@ class Btrfs(BtrfsPool, BtrfsStreams):
         ioctl.destroy(path)
         if group is not None:
             self._remove_group(group)
+
+    @contextlib.contextmanager
+    def staged(self) -> Iterator[Path]:
+        try:
+            with super().staged() as stage:
+                yield stage
+        except BaseException:
+            self._reclaim()
+            raise
+
+    def _reclaim(self) -> None:
+        """On a full pool, wait until the kernel has freed the space of what was removed."""
+        if not is_full(self.root):
+            return
+        deadline = time.monotonic() + _RECLAIM_SECONDS
+        with ioctl.opened(self.root) as fd:
+            while time.monotonic() < deadline:
+                ioctl.sync(fd)
+                if not ioctl.has_dead_subvolumes(fd):
+                    return
+                time.sleep(_RECLAIM_PAUSE)
 
     def _remove_directory(self, path: Path) -> None:
         """Remove what is no subvolume: the directory in which a stream was being received."""

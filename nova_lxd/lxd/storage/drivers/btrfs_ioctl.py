@@ -48,6 +48,8 @@ _NO_LIMIT = 2**64 - 1
 SUBVOLUME_INODE = 256
 _ROOT_TREE = 1
 _QUOTA_TREE = 8
+_ORPHANS = 2**64 - 5
+_ORPHAN_ITEM = 48
 _ROOT_BACKREF = 144
 _ROOT_REF = 156
 _QGROUP_INFO = 242
@@ -209,6 +211,12 @@ def references(fd: int) -> Iterator[Reference]:
     for child, kind, parent, data in _search(fd, _ROOT_TREE, (256, 0, 0), (_ANY - 256, 255, _ANY)):
         if kind == _ROOT_BACKREF:
             yield _reference(child, parent, data)
+
+
+def has_dead_subvolumes(fd: int) -> bool:
+    """Does the file system still hold space of subvolumes that were destroyed?"""
+    first, last = (_ORPHANS, _ORPHAN_ITEM, 0), (_ORPHANS, _ORPHAN_ITEM, _ANY)
+    return any(kind == _ORPHAN_ITEM for _, kind, _, _ in _search(fd, _ROOT_TREE, first, last))
 
 
 def enable_quota(fd: int) -> None:

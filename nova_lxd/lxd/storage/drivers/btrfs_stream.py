@@ -8,14 +8,12 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.storage import rsync
-from nova_lxd.lxd.storage.copying import LONG, MORTAL
+from nova_lxd.lxd.storage.copying import run_mortal
 from nova_lxd.lxd.storage.drivers import btrfs_ioctl as ioctl
 from nova_lxd.lxd.storage.drivers.generic import space_errors
 from nova_lxd.lxd.storage.drivers.interface import MigrationType, Transfer, Transport
@@ -168,7 +166,8 @@ class BtrfsStreams(TreeStreams):
                     place = stage / below
                     if below:
                         _check_inside(stage, place)
-                        place.rmdir()
+                        with contextlib.suppress(FileNotFoundError):  # its place may be unsent
+                            place.rmdir()
                     tree.rename(place)
                 if entry.readonly:
                     readonly.append(below)
@@ -182,11 +181,21 @@ class BtrfsStreams(TreeStreams):
         """The one subvolume that a stream makes; removed at the end unless it was moved away."""
         with self.staged() as place:
             place.mkdir(mode=0o700)
-            run([*MORTAL, "btrfs", "-q", "receive", "-e", str(place)], stdin=source, timeout=LONG)
+            run_mortal(["btrfs", "-q", "receive", "-e", str(self._unbound(place))], stdin=source)
             made = [Path(entry.path) for entry in os.scandir(place)]
             if len(made) != 1:
                 raise BadRequest("The stream does not hold exactly one subvolume")
             yield made[0]
+
+    def _unbound(self, path: Path) -> Path:
+        """The path by the mount that a pool on a directory was bound from.
+
+        ``btrfs receive`` does not find the parents of a stream below a bind mount of a directory.
+        """
+        source = self.config.get("source", "")
+        if source.startswith("/") and Path(source).is_dir():
+            return Path(source) / path.relative_to(self.root)
+        return path
 
     # -- backups ----------------------------------------------------------------------------------
 
@@ -214,8 +223,8 @@ class BtrfsStreams(TreeStreams):
 
 
 def _send_subvolume(path: Path, parent: Path | None, out: int) -> None:
-    base: list[Any] = [] if parent is None else ["-p", str(parent)]
-    run([*MORTAL, "btrfs", "-q", "send", *base, str(path)], stdout=out, timeout=LONG)
+    base = [] if parent is None else ["-p", str(parent)]
+    run_mortal(["btrfs", "-q", "send", *base, str(path)], stdout=out)
 
 
 def _check_inside(stage: Path, place: Path) -> None:

@@ -7,11 +7,13 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nova_lxd.lxd.errors import BadRequest, Conflict, NoSpace, NotFound
+from nova_lxd.lxd.host.run import ProgramError
 from nova_lxd.lxd.storage.drivers.interface import Driver, Filler, Resources
 from nova_lxd.lxd.storage.sizes import parse_size
 from nova_lxd.lxd.storage.volume import (
@@ -26,6 +28,7 @@ from nova_lxd.lxd.storage.volume import (
 STAGING = ".staging"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 64 * 1024
+_SWEEPS, _SWEEP_PAUSE = 20, 0.1
 
 
 def pool_directories() -> list[str]:
@@ -107,13 +110,20 @@ class TreeDriver(Driver):
 
     def sweep(self) -> None:
         """Remove what a killed daemon left half-made."""
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self.root / STAGING):
-                self.remove_tree(Path(entry.path))
+        # A program that is dying with the last daemon may still end one system call.
+        for attempt in range(_SWEEPS):
+            try:
+                for entry in os.scandir(self.root / STAGING):
+                    self.remove_tree(Path(entry.path))
+            except ProgramError:
+                if attempt == _SWEEPS - 1:
+                    raise
+                time.sleep(_SWEEP_PAUSE)
+            else:
+                return
 
     def remove_contents(self) -> None:
         """Remove every volume and the top directories of the pool."""
-        self.sweep()
         for name in pool_directories():
             top = self.root / name
             with contextlib.suppress(FileNotFoundError):
