@@ -95,10 +95,14 @@ class LXDDriver(driver.ComputeDriver):
         return [self.host.name]
 
     def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
-        return {node.get_local_node_uuid(): self.host.name}
+        return {self._node_uuid(): self.host.name}
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
-        return {**self.host.available_resource(), "uuid": node.get_local_node_uuid()}
+        return {**self.host.available_resource(), "uuid": self._node_uuid()}
+
+    def _node_uuid(self) -> str:
+        """Return the node's identity, which Nova keeps in its state directory."""
+        return node.get_local_node_uuid()
 
     def update_provider_tree(
         self, provider_tree: Any, nodename: str, allocations: Any = None

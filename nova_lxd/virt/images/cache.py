@@ -170,7 +170,10 @@ def _checksum(image: dict[str, Any]) -> str:
     """Return what identifies an image's data: Glance's strong hash, else the old one."""
     properties = image.get("properties") or {}
     return str(
-        image.get("os_hash_value") or properties.get("os_hash_value") or image["checksum"] or ""
+        image.get("os_hash_value")
+        or properties.get("os_hash_value")
+        or image.get("checksum")
+        or ""
     )
 
 
