@@ -87,7 +87,7 @@ def used_by(db: Database) -> dict[str, list[str]]:
     )
     conn = db.read()
     for prefix, query in queries:
-        rows = conn.execute(f"{query} JOIN projects p ON p.id = t.project_id ORDER BY t.name")
+        rows = conn.execute(f"{query} JOIN projects p ON p.id = t.project_id ORDER BY 2")
         for row in rows:
             result.setdefault(row["project"], []).append(
                 with_project(prefix + row["name"], row["project"])
