@@ -15,10 +15,11 @@ from pathlib import Path
 
 from cloud import openrc, plan, showcase, status, teardown
 from cloud.context import Cloud
-from cloud.controller import choose
+from cloud.controller import bring_up, choose
 from cloud.errors import CloudError
 from cloud.layout import DEFAULT_STATE, Layout
 from cloud.progress import Progress
+from cloud.services import Service
 from cloud.settings import BACK_ENDS, DRIVERS, OPTIONAL, Settings
 from cloud.steps import Runner
 
@@ -54,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     env.add_argument("user", nargs="?", default="demo", choices=openrc.USERS)
     verbs.add_parser("down", help="stop servers and services; all data stays")
     verbs.add_parser("destroy", help="remove the cloud from this machine")
+    restart = verbs.add_parser("restart", help="restart services, after a change of the source")
+    restart.add_argument("services", nargs="+", metavar="SERVICE")
     logs = verbs.add_parser("logs", help="show the log of a service")
     logs.add_argument("service", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true")
@@ -154,6 +157,24 @@ def destroy(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def restart(arguments: argparse.Namespace) -> int:
+    with exclusive(arguments.state):
+        cloud = open_cloud(arguments.state)
+        known = status.services(cloud)
+        for name in arguments.services:
+            service = find_service(known, name)
+            cloud.controller.stop(name)
+            bring_up(cloud.controller, service)
+            print(f"restarted {name}")
+    return 0
+
+
+def find_service(known: dict[str, Service], name: str) -> Service:
+    if name not in known:
+        raise CloudError(f"there is no service {name}.", remedy=f"choose from: {' '.join(known)}")
+    return known[name]
+
+
 def show_logs(arguments: argparse.Namespace) -> int:
     cloud = open_cloud(arguments.state)
     known = status.services(cloud)
@@ -161,17 +182,14 @@ def show_logs(arguments: argparse.Namespace) -> int:
         print("\n".join(f"{name:<32} {service.tail or service.log}"
                         for name, service in known.items()))
         return 0
-    if arguments.service not in known:
-        raise CloudError(f"there is no service {arguments.service}.",
-                         remedy=f"choose from: {' '.join(known)}")
-    service = known[arguments.service]
+    service = find_service(known, arguments.service)
     follow = ["-F"] if arguments.follow else []
     return subprocess.call(["tail", "-n", str(arguments.lines), *follow,
                             service.tail or service.log])
 
 
 VERBS = {"up": up, "status": show_status, "env": show_env, "down": stop, "destroy": destroy,
-         "logs": show_logs}
+         "restart": restart, "logs": show_logs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
