@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that takes scheduled snapshots and removes expired ones, once a minute."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from nova_lxd.lxd.db import instances as db_instances
+from nova_lxd.lxd.db import snapshots as db_snapshots
+from nova_lxd.lxd.errors import LXDError
+from nova_lxd.lxd.instances import snapshots
+from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.schema import cron
+from nova_lxd.lxd.schema.configkeys import is_true
+
+if TYPE_CHECKING:
+    from nova_lxd.lxd.instances.service import Instances
+
+LOG = logging.getLogger(__name__)
+_MINUTE = 60.0
+_PATIENCE = 30.0
+
+
+class Scheduler:
+    """Wakes at the start of every minute."""
+
+    def __init__(self, svc: Instances) -> None:
+        self._svc = svc
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; a snapshot in the making is finished."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE)
+
+    def _run(self) -> None:
+        while not self._ended.wait(_MINUTE - time.time() % _MINUTE):
+            try:
+                take_due(self._svc, datetime.now())
+                remove_expired(self._svc, time.time())
+            except Exception:
+                LOG.exception("Looking after snapshots failed; trying again in a minute")
+
+
+def take_due(svc: Instances, when: datetime) -> None:
+    """Take the snapshots that are due in the minute of ``when`` (local time)."""
+    records = db_instances.get_all(svc.ctx.db)
+    expander = svc.expander()
+    for record in records:
+        config = expander.expand(
+            record.project, record.profiles, record.config, record.devices
+        ).config
+        text = config.get("snapshots.schedule")
+        inst = svc.by_id(record.id)
+        if not text or inst is None or not cron.parse(text).matches(when):
+            continue
+        if inst.is_running or is_true(config.get("snapshots.schedule.stopped")):
+            take(svc, inst)
+
+
+def take(svc: Instances, inst: Instance) -> None:
+    """Take one scheduled snapshot; a failure is logged, the others go on."""
+    try:
+        with svc.hold(inst, "snapshot", patience=_PATIENCE):
+            record = svc.record(inst)
+            pattern = svc.expanded(record).config.get("snapshots.pattern", "")
+            snapshots.create(svc, inst, snapshots.next_name(svc, record, pattern))
+    except LXDError as exc:
+        LOG.error("The scheduled snapshot of %s failed: %s", inst, exc)
+
+
+def remove_expired(svc: Instances, now: float) -> None:
+    """Remove the snapshots whose time has come."""
+    for instance_id, name in db_snapshots.expired(svc.ctx.db, now):
+        inst = svc.by_id(instance_id)
+        if inst is None:
+            continue
+        try:
+            with svc.hold(inst, "snapshot-delete", patience=_PATIENCE):
+                snapshots.delete(svc, inst, name)
+        except LXDError as exc:
+            LOG.error("Removing the expired snapshot %s of %s failed: %s", name, inst, exc)

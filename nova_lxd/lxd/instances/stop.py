@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ending an instance: by force, by asking, by itself, and the clean-up that all have in common."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from nova_lxd.lxd.db import instances as db_instances
+from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
+from nova_lxd.lxd.host import cgroups
+from nova_lxd.lxd.host.liblxc import hooks, running
+from nova_lxd.lxd.host.liblxc.running import Running
+from nova_lxd.lxd.instances import (
+    confine,
+    delete,
+    deviceset,
+    processors,
+    rootmount,
+    start,
+    startconfig,
+)
+from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.trace import Trace
+from nova_lxd.lxd.locks import ActionLocks
+
+if TYPE_CHECKING:
+    from nova_lxd.lxd.instances.service import Instances
+
+LOG = logging.getLogger(__name__)
+_CLEANUP_PATIENCE = 60.0
+_KILL_TIMEOUT = 30.0
+
+
+def stop(svc: Instances, inst: Instance) -> None:
+    """Kill every process of a running instance; returns when all is cleaned up.
+
+    The caller holds the instance's lock.
+
+    :raises BadRequest: it does not run.
+    """
+    current = _claim(inst)
+    trace = Trace(f"stop of {inst}")
+    try:
+        kill(inst, current)
+        trace.step("kill")
+    except BaseException:
+        _unclaim(svc, inst, current)
+        raise
+    cleanup(svc, inst, current)
+    trace.step("clean-up")
+    trace.done()
+    LOG.info("Stopped %s", inst)
+
+
+def shutdown(svc: Instances, inst: Instance, timeout: float | None) -> None:
+    """Ask a running instance to shut down; returns when it has and all is cleaned up.
+
+    The caller holds the instance's lock; a forced stop by somebody else ends the wait too.
+
+    :param timeout: seconds to wait, None for ever.
+    :raises BadRequest: it does not run.
+    :raises InternalError: it still runs when the time is over; it goes on then.
+    """
+    current = _claim(inst)
+    try:
+        if inst.frozen:
+            svc.thaw_processes(inst)
+        _ask(svc, inst, current)
+        if not current.wait(timeout):
+            raise InternalError(
+                'Failed shutting down instance, status is "Running": context deadline exceeded'
+            )
+    except BaseException:
+        _unclaim(svc, inst, current)
+        raise
+    cleanup(svc, inst, current)
+    LOG.info("Shut down %s", inst)
+
+
+def _ask(svc: Instances, inst: Instance, current: Running) -> None:
+    try:
+        current.shutdown()
+    except ProcessLookupError:  # it ended by itself just now
+        LOG.debug("%s ended before it was asked to", inst)
+
+
+def kill(inst: Instance, current: Running) -> None:
+    """End every process and wait for liblxc; frozen ones are thawed so that they can die."""
+    current.signal(signal.SIGKILL)
+    if inst.frozen:
+        cgroups.thaw_process(current.init)
+    if not current.wait(_KILL_TIMEOUT):
+        raise InternalError(
+            f"Stopping {inst} failed: its monitor, process {current.monitor}, has not ended "
+            f"after {_KILL_TIMEOUT:g} s"
+        )
+
+
+def _claim(inst: Instance) -> Running:
+    current = inst.running
+    if current is None:
+        raise BadRequest("The instance is already stopped")
+    inst.claimed = True
+    return current
+
+
+def _unclaim(svc: Instances, inst: Instance, current: Running) -> None:
+    """Hand the end back to the watcher, also when it came meanwhile."""
+    inst.claimed = False
+    if current.wait(0):
+        svc.ended(inst, current)
+
+
+def force_while_busy(svc: Instances, inst: Instance, locks: ActionLocks) -> bool:
+    """Kill an instance for whose shutdown somebody else waits; that one then cleans up.
+
+    Returns whether there was such a wait and the instance is stopped now.
+    """
+    current = inst.running
+    if current is None or locks.holder(inst.key) not in ("stop", "restart", "shutdown"):
+        return False
+    kill(inst, current)
+    return inst.ended.wait(_CLEANUP_PATIENCE)
+
+
+def cleanup(svc: Instances, inst: Instance, current: Running) -> None:
+    """Take devices, mounts and the record back after the container's end; it stays defined.
+
+    What fails is logged and does not keep the rest from it: the instance is stopped in any case.
+    """
+    record = svc.record(inst)
+    expanded = svc.expanded(record)
+    ctx = svc.ctx
+    if current.alive:  # only its monitor ended: it was killed
+        _kill_leftovers(svc, inst)
+    changes = deviceset.post_stop(ctx, deviceset.view(ctx, record, expanded, inst.idmap))
+    try:
+        rootmount.unmount(ctx.paths.rootfs_mount(inst.project, inst.name))
+        confine.remove(ctx, inst.project, inst.name)
+    except (OSError, LXDError):
+        LOG.exception("Releasing the root of %s failed", inst)
+    changes["volatile.last_state.power"] = "STOPPED"
+    changes.update(svc.stop_changes(record))
+    db_instances.set_config(ctx.db, inst.id, changes)
+    svc.forget_running(inst)
+    processors.rebalance(svc)
+
+
+def _kill_leftovers(svc: Instances, inst: Instance) -> None:
+    """End a container that lost its monitor: nobody else will."""
+    group = startconfig.payload_group(svc.ctx.paths, inst.project, inst.name)
+    layout = cgroups.layout()
+    for directory in layout.directories(group):
+        running.kill_leftovers(directory)
+    layout.remove(group)
+
+
+def after_end(svc: Instances, inst: Instance, current: Running) -> None:
+    """The container ended by itself: clean up, and start it again if it asked for a reboot.
+
+    Runs on a worker thread; waits for whoever holds the instance's lock.
+    """
+    with svc.locks.hold(inst.key, "stop", str(inst), patience=_CLEANUP_PATIENCE):
+        if inst.running is not current:
+            return
+        reboot = svc.target(inst) == "reboot"
+        cleanup(svc, inst, current)
+        if reboot:
+            LOG.info("%s reboots itself", inst)
+            start.start(svc, inst)
+            svc.announce("instance-restarted", inst)
+            return
+        LOG.info("%s shut itself down", inst)
+        svc.announce("instance-shutdown", inst)
+        if svc.record(inst).ephemeral:
+            delete.delete(svc, inst)
+
+
+def recover_stopped(svc: Instances, inst: Instance) -> str:
+    """Clean up an instance that is recorded as running and does not run (any more).
+
+    Returns how it ended: ``stop`` or ``reboot`` when it did so while no daemon was there, ``lost``
+    when the host or its monitor died.
+    """
+    run_dir = svc.ctx.paths.instance_run(inst.project, inst.name)
+    told = (run_dir / hooks.TARGET_FILE).exists()
+    how = hooks.take_target(run_dir) if told else "lost"
+    record = svc.record(inst)
+    expanded = svc.expanded(record)
+    ctx = svc.ctx
+    _kill_leftovers(svc, inst)
+    changes = deviceset.post_stop(ctx, deviceset.view(ctx, record, expanded, inst.idmap))
+    rootmount.unmount(ctx.paths.rootfs_mount(inst.project, inst.name))
+    confine.remove(ctx, inst.project, inst.name)
+    if how == "stop":
+        changes["volatile.last_state.power"] = "STOPPED"
+    changes.update(svc.stop_changes(record))
+    db_instances.set_config(ctx.db, inst.id, changes)
+    return how
