@@ -27,10 +27,10 @@ Requestor = Mapping[str, Any] | None
 
 def _update_source(source: Source, image: RemoteImage) -> UpdateSource | None:
     """Where newer versions will be: a fingerprint names one version, so only for an alias."""
-    if source.protocol == "direct" or image.fingerprint.startswith(source.name):
+    if not image.alias:
         return None
     return UpdateSource(
-        source.name, source.server, source.protocol or "lxd", source.certificate, image.type
+        image.alias, source.server, source.protocol or "lxd", source.certificate, image.type
     )
 
 

@@ -36,6 +36,8 @@ class RemoteImage:
     fingerprint: str
     type: str
     filename: str = ""
+    #: The alias that led to it; empty when it was asked for by its fingerprint.
+    alias: str = ""
     properties: Mapping[str, str] | None = None
     created_at: float | None = None
     expires_at: float | None = None

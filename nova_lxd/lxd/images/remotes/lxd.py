@@ -53,18 +53,19 @@ class LxdServer:
             raise InternalError(f"Reading {url} failed: it is no answer of LXD: {exc}") from exc
 
     def resolve(self, op: Operation | None) -> RemoteImage:
-        fingerprint = self._source.name
+        name = self._source.name
         try:
-            url = self._url(f"aliases/{quote(fingerprint, safe='')}")
-            fingerprint = self._get(_Alias, url, op).target
+            url = self._url(f"aliases/{quote(name, safe='')}")
+            alias, fingerprint = name, self._get(_Alias, url, op).target
         except NotFound:
-            pass  # then it is a fingerprint
+            alias, fingerprint = "", name
         url = self._url(quote(fingerprint, safe=""), secret=self._source.secret)
         image: _Image = self._get(_Image, url, op)
         return RemoteImage(
             image.fingerprint,
             image.type,
             image.filename,
+            alias,
             image.properties or {},
             unix_time(image.created_at),
             unix_time(image.expires_at),
