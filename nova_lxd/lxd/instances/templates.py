@@ -189,7 +189,9 @@ def _write(root: Path, target: str, create_only: bool, content: Callable[[], byt
         finally:
             os.close(parent)
     except OSError as exc:
-        raise BadRequest(f"Applying a template to {target[:128]!r} failed: {exc.strerror}") from exc
+        raise BadRequest(
+            f"Applying a template to {target[:128]!r} failed: {exc.strerror}"
+        ) from exc
     finally:
         os.close(top)
     if fd is None:
