@@ -72,7 +72,7 @@ def image_source(source: ImagesPostSource) -> Source:
         source.fingerprint or source.alias,
         source.certificate,
         source.secret,
-        source.image_type or "container",
+        source.image_type,
         source.project,
     )
 
@@ -112,6 +112,7 @@ def _publish(
         raise BadRequest("No source provided")
     if (source.type == "snapshot") != ("/" in name):
         raise BadRequest("Not a snapshot" if source.type == "snapshot" else "Not a container")
+    request.services.instances.get(project, name.partition("/")[0])
     images.publisher.algorithm(compression)
 
     def work(op: Operation) -> Image:

@@ -17,8 +17,9 @@ from nova_lxd.lxd.api.image_sources import DOWNLOADING, start_import
 from nova_lxd.lxd.api.image_upload import receive_body, starts_as_json
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.db import projects as db_projects
 from nova_lxd.lxd.db.images import Image
-from nova_lxd.lxd.errors import BadRequest, Forbidden
+from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound
 from nova_lxd.lxd.images.importer import DEFAULT_PROFILES, NewAlias, Wanted
 from nova_lxd.lxd.images.store import Staging
 from nova_lxd.lxd.operations import Operation
@@ -67,9 +68,14 @@ def may_see_private(request: Request) -> bool:
 
 
 def images_project(request: Request) -> str:
-    """The project whose images are meant; an untrusted client may name any."""
+    """The project whose images are meant; an untrusted client may name any.
+
+    :raises NotFound: there is no such project.
+    """
     if request.trusted:
         return request.project_for("images")
+    if db_projects.get(request.services.db, request.project_name) is None:
+        raise NotFound("Project not found")
     return request.services.images.project_for(request.project_name)
 
 

@@ -22,7 +22,7 @@ class UpdateSource:
     server: str
     protocol: str
     certificate: str = ""
-    image_type: str = "container"
+    image_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def _values(image: Image) -> dict[str, Any]:
     values = {name: getattr(image, name) for name in _COLUMNS}
     for name in ("public", "auto_update", "cached"):
         values[name] = int(values[name])
-    values["properties"] = dump(image.properties)
+    # As in LXD, a property that is set to nothing is unset.
+    values["properties"] = dump({key: value for key, value in image.properties.items() if value})
     values["profiles"] = dump(image.profiles)
     source = image.update_source
     values["update_source"] = dump(asdict(source)) if source else ""

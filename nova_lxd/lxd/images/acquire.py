@@ -15,7 +15,6 @@ from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.images.architectures import runnable
 from nova_lxd.lxd.images.download import Fetcher, Settings
 from nova_lxd.lxd.images.importer import Importer, Wanted, describe
-from nova_lxd.lxd.images.metadata import CONTAINER
 from nova_lxd.lxd.images.remotes import RemoteImage, Source, connect
 from nova_lxd.lxd.images.store import Store
 from nova_lxd.lxd.locks import KeyedLocks
@@ -25,12 +24,12 @@ LOG = logging.getLogger(__name__)
 Requestor = Mapping[str, Any] | None
 
 
-def _update_source(source: Source, image: RemoteImage) -> UpdateSource | None:
-    """Where newer versions will be: a fingerprint names one version, so only for an alias."""
-    if not image.alias:
+def _update_source(source: Source) -> UpdateSource | None:
+    """Where newer versions will be; LXD notes it for a fingerprint too, and none for a URL."""
+    if source.protocol == "direct":
         return None
     return UpdateSource(
-        image.alias, source.server, source.protocol or "lxd", source.certificate, image.type
+        source.name, source.server, source.protocol or "lxd", source.certificate, source.image_type
     )
 
 
@@ -64,10 +63,10 @@ class Acquirer:
             raise BadRequest("must specify one of alias or fingerprint for init from image")
         remote = connect(source, self.fetcher, runnable())
         told = remote.resolve(op)
-        if told.type != (source.image_type or CONTAINER):
+        if source.image_type and told.type != source.image_type:
             raise BadRequest(
                 f"Copying image {told.fingerprint} failed: it is of type {told.type}, not "
-                f"{source.image_type or CONTAINER}"
+                f"{source.image_type}"
             )
         wanted = self._complete(wanted, source, told)
         with self._downloads.hold((wanted.project, told.fingerprint)):
@@ -96,7 +95,7 @@ class Acquirer:
             wanted,
             fingerprint=told.fingerprint,
             filename=wanted.filename or told.filename,
-            update_source=_update_source(source, told),
+            update_source=_update_source(source),
         )
 
     def _reuse(self, found: Image, wanted: Wanted, op: Operation | None) -> Image:
@@ -124,8 +123,9 @@ class Acquirer:
                 image.cached
                 and image.auto_update
                 and origin is not None
-                and (origin.server, origin.protocol, origin.alias, image.type)
-                == (source.server, source.protocol or "lxd", source.name, source.image_type)
+                and (origin.server, origin.protocol, origin.alias)
+                == (source.server, source.protocol or "lxd", source.name)
+                and source.image_type in ("", image.type)
             ):
                 return image
         return None
@@ -139,9 +139,16 @@ class Acquirer:
         """
         origin = image.update_source
         if origin is None:
-            raise BadRequest("Image source not found")
+            raise BadRequest(
+                f'Failed to update image "{image.fingerprint}" in project "{image.project}": '
+                "Image source not found"
+            )
         source = Source(
-            origin.server, origin.protocol, origin.alias, origin.certificate, "", image.type
+            origin.server,
+            origin.protocol,
+            origin.alias,
+            origin.certificate,
+            image_type=origin.image_type,
         )
         told = connect(source, self.fetcher, runnable()).resolve(op)
         if told.fingerprint == image.fingerprint:

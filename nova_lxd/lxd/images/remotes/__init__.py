@@ -17,7 +17,7 @@ from nova_lxd.lxd.operations import Operation
 class Source:
     """Which image of which server, in the terms of LXD's ImagesPostSource.
 
-    ``name`` is an alias or a fingerprint (or the beginning of one).
+    ``name`` is an alias or a fingerprint (or the beginning of one); ``image_type`` may be empty.
     """
 
     server: str
@@ -25,7 +25,7 @@ class Source:
     name: str
     certificate: str = ""
     secret: str = ""
-    image_type: str = "container"
+    image_type: str = ""
     project: str = ""
 
 
@@ -36,8 +36,6 @@ class RemoteImage:
     fingerprint: str
     type: str
     filename: str = ""
-    #: The alias that led to it; empty when it was asked for by its fingerprint.
-    alias: str = ""
     properties: Mapping[str, str] | None = None
     created_at: float | None = None
     expires_at: float | None = None

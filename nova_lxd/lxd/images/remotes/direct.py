@@ -7,6 +7,7 @@ from urllib.parse import urljoin, urlsplit
 
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.images.download import USER_AGENT, Fetcher
+from nova_lxd.lxd.images.metadata import CONTAINER
 from nova_lxd.lxd.images.receive import receiver
 from nova_lxd.lxd.images.remotes import RemoteImage, Source
 from nova_lxd.lxd.images.store import Staging
@@ -43,7 +44,7 @@ class Direct:
 
     def resolve(self, op: Operation | None) -> RemoteImage:
         filename = urlsplit(self._source.server).path.rpartition("/")[2]
-        return RemoteImage(self._source.name, self._source.image_type, filename)
+        return RemoteImage(self._source.name, self._source.image_type or CONTAINER, filename)
 
     def fetch(self, image: RemoteImage, staged: Staging, op: Operation | None) -> None:
         source = self._source

@@ -56,16 +56,15 @@ class LxdServer:
         name = self._source.name
         try:
             url = self._url(f"aliases/{quote(name, safe='')}")
-            alias, fingerprint = name, self._get(_Alias, url, op).target
+            fingerprint = self._get(_Alias, url, op).target
         except NotFound:
-            alias, fingerprint = "", name
+            fingerprint = name
         url = self._url(quote(fingerprint, safe=""), secret=self._source.secret)
         image: _Image = self._get(_Image, url, op)
         return RemoteImage(
             image.fingerprint,
             image.type,
             image.filename,
-            alias,
             image.properties or {},
             unix_time(image.created_at),
             unix_time(image.expires_at),

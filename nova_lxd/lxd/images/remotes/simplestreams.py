@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -195,7 +194,6 @@ class SimpleStreams:
             fingerprint,
             VIRTUAL_MACHINE if kind in _VM_ROOTS else CONTAINER,
             items[0].path.rpartition("/")[2],
-            "",
             {key: value for key, value in properties.items() if value},
             _serial_date(serial),
             _date(product.support_eol or "", "%Y-%m-%d"),
@@ -218,7 +216,6 @@ class SimpleStreams:
     def resolve(self, op: Operation | None) -> RemoteImage:
         entries = list(self._entries(op))
         matching = [entry for entry in entries if self._matches(entry)]
-        alias = self._source.name if matching else ""
         if not matching and re.fullmatch(r"[0-9a-f]{6,64}", self._source.name):
             matching = [e for e in entries if e.image.fingerprint.startswith(self._source.name)]
             if len({entry.image.fingerprint for entry in matching}) > 1:
@@ -226,8 +223,7 @@ class SimpleStreams:
         if not matching:
             raise NotFound("The requested image couldn't be found")
         newest = max(entry.serial for entry in matching)
-        best = min((e for e in matching if e.serial == newest), key=lambda e: e.rank)
-        return replace(best.image, alias=alias)
+        return min((e for e in matching if e.serial == newest), key=lambda e: e.rank).image
 
     def fetch(self, image: RemoteImage, staged: Staging, op: Operation | None) -> None:
         staged.type = image.type
