@@ -165,7 +165,7 @@ def _squashed(
             run_mortal(
                 [
                     "mksquashfs", "-", str(file), "-tar", "-noappend", "-quiet",
-                    "-no-progress", "-xattrs", *options,
+                    "-no-progress", "-xattrs", "-root-mode", "0755", *options,
                 ],
                 stdin=stream.fileno(),
             )  # fmt: skip

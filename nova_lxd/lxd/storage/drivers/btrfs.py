@@ -167,8 +167,7 @@ class Btrfs(BtrfsPool, BtrfsStreams):
         with contextlib.ExitStack() as undo, space_errors(f"Copying {source}", self.root):
             ioctl.snapshot(origin, path)
             undo.callback(self.remove_tree, path)
-            if target.type is not source.type:
-                path.chmod(target.mode)
+            self.seal(path, target)
             self.limit_tree(path, target.size)
             undo.pop_all()
 

@@ -171,7 +171,7 @@ class BtrfsStreams(TreeStreams):
                     tree.rename(place)
                 if entry.readonly:
                     readonly.append(below)
-            stage.chmod(volume.mode)
+            self.seal(stage, volume)
             stage.rename(path)
         for below in reversed(readonly):
             ioctl.set_readonly(path / below, True)
@@ -214,7 +214,7 @@ class BtrfsStreams(TreeStreams):
         path = self.vacant(volume)
         with space_errors(f"Restoring {volume}", self.root), self._received(source) as tree:
             ioctl.set_readonly(tree, False)
-            tree.chmod(volume.mode)
+            self.seal(tree, volume)
             tree.rename(path)
         if volume.snapshot is not None:
             ioctl.set_readonly(path, True)

@@ -169,6 +169,16 @@ class TreeDriver(Driver):
             path.parent.mkdir(mode=0o700, exist_ok=True)
         return path
 
+    @staticmethod
+    def seal(path: Path, volume: Volume) -> None:
+        """Close the top of an instance's or image's volume, whatever an archive made of it.
+
+        The top of a custom volume is part of its content.
+        """
+        if volume.type is not VolumeType.CUSTOM:
+            os.chown(path, 0, 0)
+            path.chmod(volume.mode)
+
     @contextlib.contextmanager
     def staged(self) -> Iterator[Path]:
         """A vacant path to make a tree at; what is still there in the end is removed."""
@@ -237,6 +247,7 @@ class TreeDriver(Driver):
             if filler is not None:
                 with space_errors(f"Filling {volume}", stage):
                     filler(stage)
+                self.seal(stage, volume)
             stage.rename(path)
         if volume.type is VolumeType.IMAGE:
             self.freeze_tree(path)
@@ -249,8 +260,7 @@ class TreeDriver(Driver):
                 undo.callback(self.delete_snapshot, target.at(name))
             with self.staged() as stage:
                 self.clone_tree(origin, stage, target.size)
-                if target.type is not source.type:
-                    stage.chmod(target.mode)
+                self.seal(stage, target)
                 stage.rename(path)
             undo.pop_all()
 

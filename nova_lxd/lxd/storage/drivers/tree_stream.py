@@ -48,7 +48,7 @@ class TreeStreams(TreeDriver):
             with space_errors(f"Receiving {volume}", tree):
                 rsync.receive(tree, transport.stream(), features)
             if tree != self.path(volume):
-                tree.chmod(volume.mode)
+                self.seal(tree, volume)
                 tree.rename(self.path(volume))
             undo.pop_all()
 
