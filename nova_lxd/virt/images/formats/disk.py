@@ -7,16 +7,46 @@ The reading is done by :mod:`nova_lxd.virt.images.extract` in a process of its o
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
-from nova_lxd.virt.images.upload import Upload
+from nova_lxd.virt.images.extract import ext4, partitions
+from nova_lxd.virt.images.extract.__main__ import UNUSABLE
+from nova_lxd.virt.images.extract.blocks import QCOW2_MAGIC
+from nova_lxd.virt.images.upload import Upload, split
+
+EXT_MAGIC_AT = 1024 + 0x38
 
 
 def matches(head: bytes, path: pathlib.Path) -> bool:
-    """Tell by qcow2's magic, a partition table or an ext4 superblock."""
-    return False
+    """Tell by qcow2's magic, a partition table, or an ext superblock without one."""
+    return (
+        head.startswith(QCOW2_MAGIC)
+        or head[510:512] == partitions.MBR_SIGNATURE
+        or head[EXT_MAGIC_AT : EXT_MAGIC_AT + 2] == ext4.MAGIC.to_bytes(2, "little")
+    )
 
 
 def prepare(path: pathlib.Path, work: pathlib.Path, conf: Any) -> Upload:
-    """Read the root file system out of the disk."""
-    raise ValueError("disk images are not read yet")
+    """Read the root file system out of the disk.
+
+    :raises ValueError: the disk has none that is read here, or is broken, or too large
+    """
+    target = work / "rootfs.tar"
+    child = subprocess.run(
+        [
+            sys.executable, "-m", "nova_lxd.virt.images.extract", str(path), str(target),
+            "--max-bytes", str(conf.image_max_unpacked_gb << 30),
+            "--cpu-seconds", str(conf.image_convert_cpu_seconds),
+        ],
+        capture_output=True,
+        check=False,
+    )  # fmt: skip
+    path.unlink()  # room for what comes next; the archive is all that is needed
+    if child.returncode == UNUSABLE:
+        raise ValueError(child.stderr.decode(errors="replace"))
+    if child.returncode:
+        why = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise ValueError(f"reading the disk ended with code {child.returncode}: {why}")
+    return split(target, "root file system of a disk image from Glance")

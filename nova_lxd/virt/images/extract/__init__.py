@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The root file system out of a disk image, by a reader that cannot be hurt by it.
+
+A cloud disk image is a stranger's file system. Mounting it would let its bytes reach the host
+kernel's parser; the usual userspace tools keep no owners and extended attributes, or need a
+mount all the same. So it is read here, in plain Python: qcow2 and partition tables and ext2/3/4,
+read-only, every offset checked, in a child process that has given up root, the right to gain
+any, other file descriptors, and all but a bounded share of memory, time and disk.
+
+``python -m nova_lxd.virt.images.extract SOURCE TARGET ...`` writes a tar archive. Modules here
+import nothing of Nova, and each has one format: :mod:`blocks`, :mod:`partitions`, :mod:`ext4`.
+"""
