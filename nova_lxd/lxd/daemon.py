@@ -20,6 +20,7 @@ from nova_lxd.lxd.environment import Environment
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.guest.server import GuestServer
 from nova_lxd.lxd.images.service import Images
+from nova_lxd.lxd.instances.imagetree import ImageTrees
 from nova_lxd.lxd.instances.service import Instances
 from nova_lxd.lxd.logs import LoggingEvents
 from nova_lxd.lxd.network.service import Networks
@@ -84,6 +85,7 @@ def build(paths: Paths, group: str | None) -> Services:
     )
     storage.bind_users(instances)
     networks.bind_users(instances)
+    images.bind_exporter(ImageTrees(instances))
     services = Services(
         paths=paths,
         loop=loop,
