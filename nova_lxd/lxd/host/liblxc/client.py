@@ -13,11 +13,13 @@ import logging
 import marshal
 import os
 import re
+import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,10 @@ class LiblxcError(InternalError):
         self.reason = reason
 
 
+class StartTimeout(LiblxcError):
+    """A start hung and was broken off."""
+
+
 def log_errors(text: str) -> str:
     """The error messages in a piece of liblxc's log, in their order, on one line."""
     return "; ".join(dict.fromkeys(_LOG_LINE.findall(text)))
@@ -69,6 +75,38 @@ def write_config(path: Path, items: Iterable[tuple[str, str]]) -> None:
     with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
         stream.writelines(lines)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _breaking_off(worker: int, answers: socket.socket, timeout: float) -> Iterator[None]:
+    """Kill what a worker has started when it does not answer in time.
+
+    :raises StartTimeout: when nothing of it is left.
+    """
+    answers.settimeout(timeout)
+    try:
+        yield
+    except TimeoutError as exc:
+        # Whatever loses its parent becomes the worker's child, so that none can hide; with the
+        # last of them liblxc gives up, and the worker ends.
+        while not _readable(answers, 0.02):
+            for pid in _children(worker):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        reason = f"it did not come up within {timeout:g} s"
+        raise StartTimeout(reason, reason) from exc
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(child) for child in text.split()]
+
+
+def _readable(answers: socket.socket, timeout: float) -> bool:
+    return bool(select.select([answers], [], [], timeout)[0])
 
 
 class Exec:
@@ -245,6 +283,7 @@ class Zygote:
         log: Path,
         level: str = "ERROR",
         env: Mapping[str, str] | None = None,
+        timeout: float = 120.0,
     ) -> Running:
         """Start a container; returns when its init runs.
 
@@ -253,7 +292,8 @@ class Zygote:
         :param items: liblxc configuration, in order; keys may repeat.
         :param log: liblxc's log file of this container, appended to.
         :param env: environment of liblxc and so of its hooks.
-        :raises LiblxcError: with what liblxc logged; nothing is left of the container.
+        :param timeout: seconds until a start that hangs is broken off.
+        :raises LiblxcError: with what liblxc logged; no process is left of the container.
         """
         config = self.config_path(name, lxcpath)
         config.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -262,12 +302,17 @@ class Zygote:
         what = f"Starting container '{name}'"
         request = ("start", name, str(lxcpath), str(config), str(log), level, dict(env or {}))
         try:
-            (init, monitor), pidfds = self._request(what, *request)
+            with self._send(request, ()) as answers:
+                (worker,), _ = self._receive(answers, what)
+                with _breaking_off(worker, answers, timeout):
+                    (init, monitor), pidfds = self._receive(answers, what)
         except LiblxcError as exc:
             with log.open("rb") as stream:
                 stream.seek(offset)
-                reason = log_errors(stream.read().decode("utf-8", "replace"))
-            reason = reason or exc.reason
+                logged = log_errors(stream.read().decode("utf-8", "replace"))
+            reason = logged or exc.reason
+            if isinstance(exc, StartTimeout) and logged:
+                reason = f"{exc.reason}: {logged}"
             raise LiblxcError(f"{what} failed: {reason}; see {log}", reason) from exc
         return Running(init, monitor, *pidfds)
 

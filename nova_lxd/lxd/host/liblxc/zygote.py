@@ -69,12 +69,13 @@ class Worker:
     def start(
         self, name: str, lxcpath: str, config: str, log: str, level: str, env: dict[str, str]
     ) -> None:
-        """Start a container: ("ok", pids of init and monitor) and their pidfds."""
+        """Start a container: ("ok", our pid), then ("ok", pids of init and monitor), pidfds."""
         os.environ.update(env)
         self.liblxc.log_to(log, level, name, lxcpath)
         container = self.liblxc.container(name, lxcpath)
         container.load_config(config)
         syscalls.become_subreaper()
+        self.answer("ok", os.getpid())
         try:
             container.start()
             init = container.init_pid()

@@ -86,6 +86,17 @@ def test_refused_configuration_tells_why_and_leaves_nothing(lab: Lab) -> None:
     assert lab.start("c1").alive
 
 
+def test_start_that_hangs_is_broken_off(lab: Lab) -> None:
+    items = [*lab.items("c1"), ("lxc.hook.pre-start", "/bin/sleep 9999")]
+    started = time.monotonic()
+    with pytest.raises(LiblxcError, match="did not come up"):
+        lab.zygote.start("c1", lab.lxcpath, items, log=lab.top / "log", timeout=0.5)
+    assert time.monotonic() - started < 5
+    assert cgroups.layout().processes(lab.group) == set()
+    kill_leftovers(lab.group, "c1")
+    assert lab.start("c1").alive
+
+
 def test_line_breaks_cannot_smuggle_configuration(lab: Lab) -> None:
     with pytest.raises(BadRequest):
         lab.start("c1", ("lxc.environment", "A=1\nlxc.hook.pre-start = /bin/true"))

@@ -29,7 +29,7 @@ def test_policy_of_each_key(tmp_path: Path) -> None:
     )
     assert seccomp.policy(raw="mine", allow="read") == "mine"
     compat = seccomp.policy(deny_compat=True)
-    assert ("[x32]" in compat) == (platform.machine() == "x86_64")
+    assert ("[x86_64]" in compat) == (platform.machine() == "x86_64")
 
 
 def test_no_policy_removes_an_old_file(tmp_path: Path) -> None:
