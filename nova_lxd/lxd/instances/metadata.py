@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""metadata.yaml and the template files of an instance's volume, read and changed by clients."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nova_lxd.lxd.errors import BadRequest, NotFound
+from nova_lxd.lxd.images.metadata import load_yaml
+from nova_lxd.lxd.instances import volumes
+from nova_lxd.lxd.instances.instance import Instance
+
+if TYPE_CHECKING:
+    from nova_lxd.lxd.instances.service import Instances
+
+_FILE = "metadata.yaml"
+_TEMPLATES = "templates"
+_MAX_TEMPLATE = 1024 * 1024
+
+
+@contextmanager
+def _volume(svc: Instances, inst: Instance) -> Iterator[Path]:
+    record = svc.record(inst)
+    with svc.ctx.storage.get(record.pool).mounted(volumes.of_record(record)) as path:
+        yield path
+
+
+def read(svc: Instances, inst: Instance) -> dict[str, Any]:
+    """The instance's metadata in the API's form; empty fields when it has no metadata.yaml.
+
+    :raises BadRequest: the file on the volume is no proper metadata.yaml.
+    """
+    with _volume(svc, inst) as path:
+        data = _read_file(path, _FILE) or b"{}"
+    loaded = load_yaml(data)
+    if not isinstance(loaded, dict):
+        raise BadRequest(f"Reading metadata.yaml of {inst} failed: it is no mapping")
+    return to_api(loaded)
+
+
+def to_api(loaded: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain YAML (all scalars as text) as LXD's ImageMetadata."""
+    templates = loaded.get("templates") or {}
+    properties = loaded.get("properties") or {}
+    if not isinstance(templates, dict) or not isinstance(properties, dict):
+        raise BadRequest("Reading metadata failed: templates and properties must be mappings")
+    return {
+        "architecture": str(loaded.get("architecture") or ""),
+        "creation_date": _number(loaded.get("creation_date")),
+        "expiry_date": _number(loaded.get("expiry_date")),
+        "properties": {str(k): str(v) for k, v in properties.items()},
+        "templates": {str(k): _template(v) for k, v in templates.items()},
+    }
+
+
+def _number(value: Any) -> int:
+    text = str(value or 0)
+    return int(text) if text.isascii() and text.lstrip("-").isdigit() else 0
+
+
+def _template(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRequest("Reading metadata failed: a template must be a mapping")
+    when = value.get("when") or []
+    if not isinstance(when, list):
+        raise BadRequest("Reading metadata failed: a template's 'when' must be a list")
+    properties = value.get("properties")
+    return {
+        "when": [str(word) for word in when],
+        "create_only": str(value.get("create_only", "")).lower() == "true",
+        "template": str(value.get("template") or ""),
+        "properties": {str(k): str(v) for k, v in properties.items()}
+        if isinstance(properties, dict)
+        else None,
+    }
+
+
+def write(svc: Instances, inst: Instance, new: Mapping[str, Any]) -> None:
+    """Replace metadata.yaml."""
+    data = yaml.safe_dump(dict(new), sort_keys=False).encode()
+    load_yaml(data)  # what was written must be readable within the same limits
+    with _volume(svc, inst) as path:
+        _replace_file(path, _FILE, data)
+
+
+def template_names(svc: Instances, inst: Instance) -> list[str]:
+    """The template files, sorted."""
+    with _volume(svc, inst) as path:
+        directory = path / _TEMPLATES
+        if not directory.is_dir() or directory.is_symlink():
+            return []
+        return sorted(entry.name for entry in directory.iterdir() if entry.is_file())
+
+
+def check_template_name(name: str) -> str:
+    """:raises BadRequest: the name is not a plain file name."""
+    if not name or "/" in name or "\0" in name or name.startswith(".") or len(name) > 255:
+        raise BadRequest(f"Invalid template filename {name[:64]!r}")
+    return name
+
+
+def read_template(svc: Instances, inst: Instance, name: str) -> bytes:
+    """:raises NotFound: there is no such template."""
+    with _volume(svc, inst) as path:
+        data = _read_file(path, f"{_TEMPLATES}/{check_template_name(name)}")
+    if data is None:
+        raise NotFound("Not Found")
+    return data
+
+
+def write_template(svc: Instances, inst: Instance, name: str, data: bytes) -> None:
+    """Create or replace a template file."""
+    check_template_name(name)
+    if len(data) > _MAX_TEMPLATE:
+        raise BadRequest(f"Writing template {name!r} failed: it is over {_MAX_TEMPLATE} bytes")
+    with _volume(svc, inst) as path:
+        directory = path / _TEMPLATES
+        if directory.is_symlink():
+            raise BadRequest(f"Writing template {name!r} failed: templates is a link")
+        directory.mkdir(mode=0o711, exist_ok=True)
+        _replace_file(directory, name, data)
+
+
+def delete_template(svc: Instances, inst: Instance, name: str) -> None:
+    """:raises NotFound: there is no such template."""
+    check_template_name(name)
+    with _volume(svc, inst) as path:
+        directory = path / _TEMPLATES
+        if directory.is_symlink() or not (directory / name).is_file():
+            raise NotFound("Not Found")
+        (directory / name).unlink()
+
+
+def _read_file(top: Path, name: str) -> bytes | None:
+    """A regular file of the volume, which a hostile image may have made a link."""
+    directory = os.open((top / name).parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fd = os.open(Path(name).name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+    finally:
+        os.close(directory)
+    with os.fdopen(fd, "rb") as stream:
+        return stream.read(_MAX_TEMPLATE + 1)
+
+
+def _replace_file(directory: Path, name: str, data: bytes) -> None:
+    """Write beside and rename, so that a reader sees the old or the new one."""
+    temporary = directory / f".{name}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(fd, "wb") as stream:
+        stream.write(data)
+    temporary.rename(directory / name)
