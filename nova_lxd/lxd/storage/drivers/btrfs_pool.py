@@ -71,6 +71,10 @@ class BtrfsPool(TreeDriver):
                 undo.callback(self.root.rmdir)
             self._mount()
             undo.callback(self.unmount)
+            if any(self.root.iterdir()):
+                raise Conflict(f"The btrfs file system on {source} is not empty")
+            self.claim()
+            undo.callback(self.remove_contents)
             self.make_directories()
             undo.pop_all()
         return dict(self.config)
@@ -144,14 +148,14 @@ class BtrfsPool(TreeDriver):
                 self._mount()
             if mounts.find(self.root) is not None:
                 device = None if source.startswith("/") else self._device()
-                self.remove_contents()
+                if not self.remove_contents():
+                    device = None
         self.unmount()
         if self._on_loop:
             self._loop_file.unlink(missing_ok=True)
         elif device is not None:
             run(["wipefs", "-q", "-a", device])
-        with contextlib.suppress(FileNotFoundError):
-            self.root.rmdir()
+        self.remove_root()
 
     # -- mount ------------------------------------------------------------------------------------
 

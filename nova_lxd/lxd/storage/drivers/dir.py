@@ -68,6 +68,8 @@ class Dir(TreeStreams):
                 raise Conflict(f"The source {foreign or self.root} of the dir pool is not empty")
             self._bind()
             undo.callback(self.unmount)
+            self.claim()
+            undo.callback(self.remove_contents)
             self.make_directories()
             undo.pop_all()
         return dict(self.config)
@@ -77,8 +79,7 @@ class Dir(TreeStreams):
             self._bind()
         self.remove_contents()
         self.unmount()
-        with contextlib.suppress(FileNotFoundError):
-            self.root.rmdir()
+        self.remove_root()
 
     def _bind(self) -> bool:
         if self._foreign is None or mounts.find(self.root) is not None:

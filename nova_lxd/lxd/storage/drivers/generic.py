@@ -26,6 +26,8 @@ from nova_lxd.lxd.storage.volume import (
 
 #: Half-made volumes live here until a rename gives them their name.
 STAGING = ".staging"
+#: A file at the top of a pool that tells which pool it is.
+_CLAIM = ".nova-lxd-pool"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 64 * 1024
 _SWEEPS, _SWEEP_PAUSE = 20, 0.1
@@ -108,6 +110,24 @@ class TreeDriver(Driver):
             top.mkdir(mode=0o700, parents=True, exist_ok=True)
             top.chmod(0o700)
 
+    def claim(self) -> None:
+        """Write whose pool this is; from here on :meth:`remove_contents` may remove it."""
+        (self.root / _CLAIM).write_text(f"{self.root}\n")
+
+    def _is_ours(self) -> bool:
+        try:
+            return (self.root / _CLAIM).read_text() == f"{self.root}\n"
+        except FileNotFoundError:
+            return False
+
+    def remove_root(self) -> None:
+        """Remove the mount point; one that holds what is not ours stays."""
+        try:
+            self.root.rmdir()
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
+
     def sweep(self) -> None:
         """Remove what a killed daemon left half-made."""
         # A program that is dying with the last daemon may still end one system call.
@@ -122,8 +142,14 @@ class TreeDriver(Driver):
             else:
                 return
 
-    def remove_contents(self) -> None:
-        """Remove every volume and the top directories of the pool."""
+    def remove_contents(self) -> bool:
+        """Remove every volume and the top directories of the pool; False when it is not ours.
+
+        Nothing is touched on what was never claimed: a pool that was refused because its source
+        holds data may be deleted after a restart.
+        """
+        if not self._is_ours():
+            return False
         for name in pool_directories():
             top = self.root / name
             with contextlib.suppress(FileNotFoundError):
@@ -134,6 +160,8 @@ class TreeDriver(Driver):
                             self.remove_tree(Path(snapshot.path))
                     self.remove_tree(path)
                 top.rmdir()
+        (self.root / _CLAIM).unlink()
+        return True
 
     def resources(self) -> Resources:
         status = os.statvfs(self.root)

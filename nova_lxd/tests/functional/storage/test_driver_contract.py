@@ -86,6 +86,23 @@ def test_pool_that_exists_is_not_made_again(pool: Pool) -> None:
     assert backends.digest(pool.driver.path(C1)) == before
 
 
+def test_pool_that_was_refused_is_deleted_without_harm(pool: Pool, tmp_path: Path) -> None:
+    before = full(pool)
+    source = pool.config["source"]
+    if not Path(source).is_dir():
+        pytest.skip("the source is a file of the pool's own")
+    # What a daemon does that was killed before it had taken back the record of a refused pool.
+    other = Pool(Paths(tmp_path / "other"), "other", pool.driver.name, {"source": source})
+    with pytest.raises(Conflict):
+        other.create()
+    other.delete()
+    assert backends.digest(pool.driver.path(C1)) == before
+    other.driver.root.mkdir(parents=True)
+    other.delete()
+    assert backends.digest(pool.driver.path(C1)) == before
+    assert not other.driver.root.exists()
+
+
 def test_resources_are_those_of_the_file_system(pool: Pool) -> None:
     resources = pool.resources()
     assert 0 < resources.space_total <= backends.POOL_BYTES
@@ -486,6 +503,30 @@ def killed_after(microseconds: int, work: Callable[[], None]) -> None:
     time.sleep(microseconds / 1e6)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def test_block_device_with_data_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "disk.img"
+    with file.open("xb") as out:
+        out.truncate(backends.POOL_BYTES)
+    with loop.attached(file) as device:
+        first = Pool(Paths(tmp_path / "lxd"), "first", "btrfs", {"source": str(device)})
+        config = first.create()
+        assert config["volatile.initial_source"] == str(device)
+        before = full(first)
+        first.unmount()
+        for source in (str(device), config["source"]):
+            second = Pool(Paths(tmp_path / "lxd"), "second", "btrfs", {"source": source})
+            with pytest.raises((BadRequest, Conflict)):
+                second.create()
+            assert not second.driver.root.exists()
+        again = Pool(Paths(tmp_path / "lxd"), "first", "btrfs", config)
+        again.mount()
+        assert backends.digest(again.driver.path(C1)) == before
+        again.delete()
+        third = Pool(Paths(tmp_path / "lxd"), "third", "btrfs", {"source": str(device)})
+        third.create()
+        third.delete()
 
 
 # -- btrfs only: what the driver says it does and nobody else has ---------------------------------
