@@ -53,10 +53,10 @@ def _equal(found: Any, wanted: str) -> bool:
     if isinstance(found, int):
         return str(found) == wanted
     text = "" if found is None else str(found)
-    if text == wanted:
+    if text.lower() == wanted.lower():
         return True
     try:
-        return re.fullmatch(wanted, text) is not None
+        return re.fullmatch(wanted, text, re.IGNORECASE) is not None
     except re.error:
         return False
 
