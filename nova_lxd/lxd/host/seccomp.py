@@ -18,8 +18,8 @@ _DENIED_BY_DEFAULT = (
     "finit_module",
     "delete_module",
 )
-# What LXD lists for ``deny_compat``.  libseccomp resolves none of these names today, so liblxc skips
-# them; it offers no way to say "x32 only".
+# What LXD lists for ``deny_compat``.  libseccomp resolves none of these names today, so liblxc
+# skips them, and it offers no way to say "x32 only".
 _COMPAT = (
     "compat_sys_rt_sigaction stub_x32_rt_sigreturn compat_sys_ioctl compat_sys_readv "
     "compat_sys_writev compat_sys_recvfrom compat_sys_sendmsg compat_sys_recvmsg stub_x32_execve "

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -38,6 +39,18 @@ def sleeper(lab: Lab, name: str) -> Exec:
         return lab.zygote.exec(
             name, lab.lxcpath, ["sleep", "1000"], stdin=fd, stdout=fd, stderr=fd, env=PATH
         )
+
+
+def drain(master: int) -> str:
+    """All that a terminal printed; its last program has ended."""
+    out = b""
+    try:
+        while data := os.read(master, 65536):
+            out += data
+    except OSError as exc:
+        assert exc.errno == errno.EIO
+    os.close(master)
+    return out.decode()
 
 
 def zombies(parent: int) -> list[str]:
@@ -211,8 +224,7 @@ def test_terminal_is_the_containers_own(lab: Lab) -> None:
     os.close(slave)
     os.write(master, b"hello\n")
     assert process.wait(10) == 0
-    out = os.read(master, 65536).decode()
-    os.close(master)
+    out = drain(master)
     assert re.search(r"/dev/pts/\d+\r\n33 99\r\n0\r\n", out)
     assert out.endswith("got hello\r\n")
 
