@@ -23,6 +23,7 @@ from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound
 from nova_lxd.lxd.images.importer import DEFAULT_PROFILES, NewAlias, Wanted
 from nova_lxd.lxd.images.store import Staging
 from nova_lxd.lxd.operations import Operation
+from nova_lxd.lxd.paths import DEFAULT_PROJECT
 from nova_lxd.lxd.schema.images import ImagePut, ImagesPost, unix_time
 
 
@@ -110,10 +111,11 @@ async def post_images(request: Request) -> web.StreamResponse:
 
 
 def request_profiles_project(request: Request) -> str:
-    """The project whose profiles the request means."""
-    if not request.trusted:
-        return images_project(request)
-    return request.project_for("profiles")
+    """The project whose profiles the request means, whoever sends it."""
+    if request.trusted:
+        return request.project_for("profiles")
+    project = db_projects.get(request.services.db, request.project_name)
+    return project.name if project and project.feature("profiles") else DEFAULT_PROJECT
 
 
 def _admit(request: Request, staged: Staging, wanted: Wanted) -> Operation:
@@ -141,7 +143,8 @@ def wanted_from_headers(
     told = terms.get("properties")
     return Wanted(
         project=project,
-        public=headers.get("X-LXD-public", "").lower() in ("1", "true", "yes", "on"),
+        public=bool(terms.get("public"))
+        or headers.get("X-LXD-public", "").lower() in ("1", "true", "yes", "on"),
         fingerprint=headers.get("X-LXD-fingerprint", ""),
         properties={**(told or {}), **properties},
         only_properties=bool(told),

@@ -122,7 +122,7 @@ def _values(image: Image) -> dict[str, Any]:
 
 
 def _select(db: Database, where: str, args: Sequence[Any]) -> list[Image]:
-    rows = db.read().execute(f"{_SELECT}{where} ORDER BY i.id", args).fetchall()
+    rows = db.read().execute(f"{_SELECT}{where} ORDER BY i.fingerprint", args).fetchall()
     if not rows:
         return []
     named: dict[tuple[str, str], list[Alias]] = {}
@@ -132,7 +132,7 @@ def _select(db: Database, where: str, args: Sequence[Any]) -> list[Image]:
 
 
 def get_all(db: Database, project: str | None = None) -> list[Image]:
-    """The images of one project, or of all, in the order of their import."""
+    """The images of one project, or of all, by fingerprint."""
     return _select(db, "WHERE j.name = ?", (project,)) if project else _select(db, "", ())
 
 

@@ -201,7 +201,7 @@ class Answer:
             yield data
         if self.length and received < self.length:
             raise InternalError(
-                f"Downloading {self.url} failed: it ended after {received} of {self.length} bytes"
+                f"Requesting {self.url} failed: it ended after {received} of {self.length} bytes"
             )
 
 
@@ -256,7 +256,7 @@ class Fetcher:
         """
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadRequest(f"Downloading {url[:200]!r} failed: it is no http or https URL")
+            raise BadRequest(f"Requesting {url[:200]!r} failed: it is no http or https URL")
         pin = _Pin(certificate)
         request = urllib.request.Request(
             url, data=body, method=method, headers={"User-Agent": USER_AGENT, **(headers or {})}
@@ -280,7 +280,7 @@ class Fetcher:
             if op is not None:
                 op.check_cancelled()
             reason = exc.reason if isinstance(exc, urllib.error.URLError) else exc
-            raise InternalError(f"Downloading {url} failed: {reason}") from exc
+            raise InternalError(f"Requesting {url} failed: {reason}") from exc
 
     def document(self, url: str, *, certificate: str = "", op: Operation | None = None) -> Any:
         """A JSON document.
@@ -292,11 +292,11 @@ class Fetcher:
             for chunk in answer.chunks():
                 content += chunk
                 if len(content) > MAX_DOCUMENT:
-                    raise TooLarge(f"Downloading {url} failed: over {MAX_DOCUMENT} bytes")
+                    raise TooLarge(f"Requesting {url} failed: over {MAX_DOCUMENT} bytes")
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as exc:
-            raise InternalError(f"Downloading {url} failed: it is no JSON: {exc}") from exc
+            raise InternalError(f"Requesting {url} failed: it is no JSON: {exc}") from exc
 
     def save(
         self,
@@ -321,7 +321,7 @@ def _refused(url: str, exc: urllib.error.HTTPError) -> LXDError:
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
         pass  # it is not LXD's: the reason phrase has to do
     kind = NotFound if exc.code == 404 else InternalError
-    return kind(f"Downloading {url} failed: the server answers {exc.code}: {said[:300]}")
+    return kind(f"Requesting {url} failed: the server answers {exc.code}: {said[:300]}")
 
 
 @contextmanager

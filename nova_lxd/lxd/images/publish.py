@@ -107,9 +107,8 @@ class Publisher:
                 while data := stream.read(CHUNK):
                     target.write(data)
                     progress.add(len(data))
-            suffix = pack.suffix(algorithm)
-            if not wanted.filename:
-                wanted = replace(wanted, filename=f"{staged.fingerprint}{suffix}")
+            # Properties that are asked for replace the instance's own, as in LXD.
+            wanted = replace(wanted, only_properties=bool(wanted.properties))
             return self._importer.admit(staged, wanted, op, requestor)
 
 
@@ -126,8 +125,9 @@ def _metadata(tree: InstanceTree, wanted: Wanted) -> bytes:
         "architecture": normalise(tree.architecture),
         "creation_date": int(time.time()),
         "expiry_date": int(wanted.expires_at or 0),
-        "properties": dict(wanted.properties),
     }
+    if wanted.properties:
+        fields["properties"] = dict(wanted.properties)
     fields["templates"] = _templates(fields.get("templates"))
     return yaml.safe_dump(fields, sort_keys=True).encode()
 

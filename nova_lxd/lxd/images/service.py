@@ -99,7 +99,7 @@ class Images:
     # -- looking up ---------------------------------------------------------------------------
 
     def all(self, project: str | None, *, public_only: bool = False) -> list[Image]:
-        """The project's images (every project's when None), in the order of their import."""
+        """The project's images (every project's when None), by fingerprint."""
         images = db_images.get_all(self._db, project)
         return [image for image in images if image.public or not public_only]
 

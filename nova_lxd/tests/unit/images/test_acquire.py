@@ -247,7 +247,7 @@ async def test_a_server_that_is_no_lxd(daemon: Daemon, server: Server, body: byt
 async def test_a_server_that_is_not_there(daemon: Daemon) -> None:
     with serving() as (gone, _pem):
         url = gone.url
-    with pytest.raises(InternalError, match="Downloading"):
+    with pytest.raises(InternalError, match="Requesting"):
         download(daemon, Source(url, "lxd", "a"))
     with pytest.raises(BadRequest, match="protocol"):
         download(daemon, Source(url, "gopher", "a"))
