@@ -55,7 +55,7 @@ def _optional(module: str, what: str) -> Any:
 async def post_instances(request: Request) -> web.StreamResponse:
     """Create an instance."""
     project = request.project().name
-    if request.http.content_type == "application/octet-stream":
+    if request.http.headers.get("Content-Type", "") == "application/octet-stream":
         answer: web.StreamResponse = await backups().import_backup(request, project)
         return answer
     body = await request.body(InstancesPost)
@@ -67,9 +67,8 @@ async def post_instances(request: Request) -> web.StreamResponse:
     else:
         body.name = _free_name(request, project)
     if body.config:
-        for key in body.config:
-            if key.startswith("volatile.") and not _may_set(key):
-                raise BadRequest(f"Setting {key[:128]!r} on a new instance is not allowed")
+        # Clients that copy send the whole configuration; what is the daemon's own is made anew.
+        body.config = {key: value for key, value in body.config.items() if _may_set(key)}
         instancekeys.validate(body.config)
     sources: dict[str, Callable[[Request, str, InstancesPost], Awaitable[web.StreamResponse]]] = {
         "image": _from_image,

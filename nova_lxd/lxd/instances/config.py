@@ -104,6 +104,7 @@ def update(svc: Instances, inst: Instance, wanted: Wanted) -> None:
         ephemeral=wanted.ephemeral,
         profiles=wanted.profiles,
     )
+    processors.rebalance(svc)
 
 
 def _checked_config(
@@ -200,8 +201,8 @@ def _apply_limits(
                 "be below what is in use"
             ) from exc
     if "limits.cpu" in keys:
-        svc.cpus[inst.id] = svc.cpus.get(inst.id, "")
-        svc.ctx.executor.submit(processors.rebalance, svc)
+        # Taken into account by the next rebalance, which follows once all is recorded.
+        svc.cpus.setdefault(inst.id, "")
 
 
 def _restore_limits(

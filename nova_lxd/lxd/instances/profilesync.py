@@ -11,7 +11,7 @@ from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db.profiles import Devices, Profile
 from nova_lxd.lxd.errors import BadRequest, LXDError
 from nova_lxd.lxd.instances import config as instance_config
-from nova_lxd.lxd.instances import deviceset
+from nova_lxd.lxd.instances import deviceset, processors
 from nova_lxd.lxd.schema import instancekeys
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def changed(svc: Instances, project: str, old: Profile, new: Profile) -> None:
         except LXDError as exc:
             LOG.error("Applying profile %s to %s failed: %s", new.name, inst, exc)
             failures.append(f" - Project: {record.project}, Instance: {record.name}: {exc}")
+    processors.rebalance(svc)
     if failures:
         raise BadRequest(
             "The following instances failed to update (profile change still saved):\n"

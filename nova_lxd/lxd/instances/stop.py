@@ -133,6 +133,7 @@ def cleanup(svc: Instances, inst: Instance, current: Running) -> None:
     record = svc.record(inst)
     expanded = svc.expanded(record)
     ctx = svc.ctx
+    svc.target(inst)  # told to whoever asked; a later start must not find it
     if current.alive:  # only its monitor ended: it was killed
         _kill_leftovers(svc, inst)
     changes = deviceset.post_stop(ctx, deviceset.view(ctx, record, expanded, inst.idmap))
