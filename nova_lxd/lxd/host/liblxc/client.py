@@ -13,7 +13,6 @@ import logging
 import marshal
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -35,6 +34,7 @@ _MAX_ANSWER = 1 << 20
 _SO_SNDBUFFORCE = 32
 _BUFFER = 4 << 20
 _START_TIMEOUT = 30.0
+_KILL_STEP = 0.02
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from nova_lxd.lxd.host.liblxc.zygote import main; main(int(sys.argv[2]))"
@@ -78,23 +78,34 @@ def write_config(path: Path, items: Iterable[tuple[str, str]]) -> None:
 
 
 @contextlib.contextmanager
-def _breaking_off(worker: int, answers: socket.socket, timeout: float) -> Iterator[None]:
-    """Kill what a worker has started when it does not answer in time.
+def _starting(worker: int, answers: socket.socket, timeout: float) -> Iterator[None]:
+    """Watch over the worker of a start: when it fails, nothing of it runs any more.
 
-    :raises StartTimeout: when nothing of it is left.
+    :raises StartTimeout: it did not answer in time.
     """
     answers.settimeout(timeout)
-    try:
-        yield
-    except TimeoutError as exc:
-        # Whatever loses its parent becomes the worker's child, so that none can hide; with the
-        # last of them liblxc gives up, and the worker ends.
-        while not _readable(answers, 0.02):
-            for pid in _children(worker):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        reason = f"it did not come up within {timeout:g} s"
-        raise StartTimeout(reason, reason) from exc
+    with contextlib.ExitStack() as stack:
+        try:
+            pidfd = os.pidfd_open(worker)
+            stack.callback(os.close, pidfd)
+        except ProcessLookupError:
+            yield  # it has answered and ended already
+            return
+        try:
+            yield
+        except LiblxcError:
+            # liblxc moves its caller, too, into the container's groups.
+            running.wait_end(pidfd, timeout)
+            raise
+        except TimeoutError as exc:
+            # Whatever loses its parent becomes the worker's child, so that none can hide; with
+            # the last of them liblxc gives up, and the worker ends.
+            while not running.wait_end(pidfd, _KILL_STEP):
+                for pid in _children(worker):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            reason = f"it did not come up within {timeout:g} s"
+            raise StartTimeout(reason, reason) from exc
 
 
 def _children(pid: int) -> list[int]:
@@ -105,8 +116,13 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def _readable(answers: socket.socket, timeout: float) -> bool:
-    return bool(select.select([answers], [], [], timeout)[0])
+def _errors_since(log: Path, offset: int) -> str:
+    """What liblxc has complained about beyond an offset of its log."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as stream:
+        stream.seek(offset)
+        return log_errors(stream.read().decode("utf-8", "replace"))
 
 
 class Exec:
@@ -304,15 +320,14 @@ class Zygote:
         try:
             with self._send(request, ()) as answers:
                 (worker,), _ = self._receive(answers, what)
-                with _breaking_off(worker, answers, timeout):
+                with _starting(worker, answers, timeout):
                     (init, monitor), pidfds = self._receive(answers, what)
         except LiblxcError as exc:
-            with log.open("rb") as stream:
-                stream.seek(offset)
-                logged = log_errors(stream.read().decode("utf-8", "replace"))
-            reason = logged or exc.reason
+            logged = _errors_since(log, offset)
             if isinstance(exc, StartTimeout) and logged:
                 reason = f"{exc.reason}: {logged}"
+            else:
+                reason = logged or exc.reason
             raise LiblxcError(f"{what} failed: {reason}; see {log}", reason) from exc
         return Running(init, monitor, *pidfds)
 
