@@ -14,6 +14,7 @@ from nova_lxd.lxd.devices.nic_p2p import P2PNic
 from nova_lxd.lxd.devices.nic_physical import PhysicalNic
 from nova_lxd.lxd.devices.nic_routed import RoutedNic
 from nova_lxd.lxd.devices.none import NoDevice
+from nova_lxd.lxd.devices.proxy import Proxy
 from nova_lxd.lxd.devices.unix import UnixBlock, UnixChar
 from nova_lxd.lxd.errors import BadRequest, LXDError
 from nova_lxd.lxd.network.values import quoted
@@ -59,6 +60,7 @@ DEVICES: dict[str, type[Device]] = {
     "infiniband": _Infiniband,
     "none": NoDevice,
     "pci": _Pci,
+    "proxy": Proxy,
     "tpm": _Tpm,
     "unix-block": UnixBlock,
     "unix-char": UnixChar,

@@ -227,6 +227,10 @@ class BridgedNic(VethNic):
             self._remove_routes({"ipv4.routes": ",".join(gone)})
             with Netlink() as nl:
                 parent = self.parent_link(nl, self.parent())
+                # The bridge may be another one than at the start, made anew under its name.
+                host = nl.find(self.host_name())
+                if host is not None and host.master != parent.index:
+                    nl.set_link(host.index, master=parent.index)
                 for text in self._routes(self.config):
                     nl.add_route(subnet(text), parent.index)
         return run

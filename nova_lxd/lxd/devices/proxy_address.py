@@ -22,6 +22,13 @@ class ProxyAddress:
         """Is it a unix socket without a file?"""
         return self.kind == "unix" and self.host.startswith("@")
 
+    @property
+    def family(self) -> str:
+        """ipv4, ipv6 or unix."""
+        if self.kind == "unix":
+            return "unix"
+        return f"ipv{ipaddress.ip_address(self.host).version}"
+
 
 def parse(text: str) -> ProxyAddress:
     """Parse an address.  ValueError: it is none, in LXD's words."""

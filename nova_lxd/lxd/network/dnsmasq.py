@@ -13,7 +13,6 @@ import ipaddress
 import logging
 import os
 import pwd
-import select
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -23,12 +22,12 @@ from nova_lxd.lxd.errors import InternalError
 from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.network import values
 from nova_lxd.lxd.network.leases import HostFiles, LeaseLine, Range, read_leases
+from nova_lxd.lxd.network.processes import end_process
 
 LOG = logging.getLogger(__name__)
 
 DEFAULT_DOMAIN = "lxd"
 DEFAULT_EXPIRY = "1h"
-_STOP_TIMEOUT = 5.0
 
 
 def unprivileged_user() -> str:
@@ -122,23 +121,6 @@ class Dnsmasq:
     def leases(self) -> list[LeaseLine]:
         """The leases that it has given out."""
         return read_leases(self.lease_file)
-
-
-def end_process(pid: int, timeout: float = _STOP_TIMEOUT) -> None:
-    """SIGTERM a process, SIGKILL it after ``timeout`` seconds, return when it has ended."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, number)
-            if select.select([handle], [], [], timeout)[0]:
-                return
-        raise InternalError(f"Process {pid} did not end after SIGKILL; look at its state")
-    finally:
-        os.close(handle)
 
 
 def _command_line(pid: int) -> list[str]:
