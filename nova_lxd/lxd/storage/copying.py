@@ -52,7 +52,7 @@ def equal_tree(source: Path, target: Path, bwlimit: str = "") -> None:
     run_mortal(
         [
             "rsync", "-aHAX", "--devices", "--specials", "--numeric-ids", "--sparse",
-            "--delete", *limit, "--", f"{source}/", f"{target}/",
+            "--modify-window=-1", "--delete", *limit, "--", f"{source}/", f"{target}/",
         ]
     )  # fmt: skip
 

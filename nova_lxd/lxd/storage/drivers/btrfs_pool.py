@@ -203,7 +203,7 @@ class BtrfsPool(TreeDriver):
         return fresh
 
     def unmount(self) -> bool:
-        return mounts.unmount(self.root)
+        return self.release_root()
 
     def update(self, config: Mapping[str, str]) -> None:
         size, old = parse_size(config.get("size", "")), parse_size(self.config.get("size", ""))

@@ -95,7 +95,7 @@ class Dir(TreeStreams):
         return fresh
 
     def unmount(self) -> bool:
-        return self._foreign is not None and mounts.unmount(self.root)
+        return self._foreign is not None and self.release_root()
 
     def update(self, config: Mapping[str, str]) -> None:
         for key in ("source", "volatile.initial_source"):
@@ -119,8 +119,11 @@ class Dir(TreeStreams):
         project = self._project(path)
         copying.remove_tree(path)
         if project:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self._limit_project(self.root, project, 0)
+            except OSError as exc:
+                if exc.errno not in _NO_QUOTA:
+                    raise
 
     def refresh_volume(
         self, target: Volume, source: Volume, snapshots: Sequence[str] = ()

@@ -7,12 +7,14 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nova_lxd.lxd.errors import BadRequest, Conflict, NoSpace, NotFound
+from nova_lxd.lxd.host import mounts
 from nova_lxd.lxd.host.run import ProgramError
 from nova_lxd.lxd.storage.drivers.interface import Driver, Filler, Resources
 from nova_lxd.lxd.storage.sizes import parse_size
@@ -120,6 +122,18 @@ class TreeDriver(Driver):
         except FileNotFoundError:
             return False
 
+    def release_root(self) -> bool:
+        """Unmount the pool's place; Conflict while something on it is in use."""
+        try:
+            return mounts.unmount(self.root)
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+            raise Conflict(
+                f"Cannot unmount storage pool '{self.pool}': something on it is in use;"
+                " stop the instances on it first"
+            ) from exc
+
     def remove_root(self) -> None:
         """Remove the mount point; one that holds what is not ours stays."""
         try:
@@ -135,7 +149,7 @@ class TreeDriver(Driver):
             try:
                 for entry in os.scandir(self.root / STAGING):
                     self.remove_tree(Path(entry.path))
-            except ProgramError:
+            except (ProgramError, OSError):
                 if attempt == _SWEEPS - 1:
                     raise
                 time.sleep(_SWEEP_PAUSE)
@@ -203,8 +217,13 @@ class TreeDriver(Driver):
 
         The top of a custom volume is part of its content.
         """
-        if volume.type is not VolumeType.CUSTOM:
+        if volume.type is VolumeType.CUSTOM:
+            return
+        status = path.stat()
+        # A clone is closed already; touching it would make btrfs count its quota group anew.
+        if (status.st_uid, status.st_gid) != (0, 0):
             os.chown(path, 0, 0)
+        if stat.S_IMODE(status.st_mode) != volume.mode:
             path.chmod(volume.mode)
 
     @contextlib.contextmanager

@@ -78,6 +78,15 @@ def test_pool_survives_unmount_and_a_new_daemon(pool: Pool) -> None:
     assert backends.digest(again.driver.path(C1)) == before
 
 
+def test_pool_in_use_is_not_unmounted(pool: Pool) -> None:
+    full(pool)
+    if pool.driver.root == Path(pool.config["source"]):
+        pytest.skip("the pool is no mount of its own")
+    with (pool.driver.path(C1) / "metadata.yaml").open(), pytest.raises(Conflict):
+        pool.unmount()
+    assert pool.driver.has(C1)
+
+
 def test_pool_that_exists_is_not_made_again(pool: Pool) -> None:
     before = full(pool)
     again = Pool(Paths(pool.driver.disks.parent), pool.name, pool.driver.name, pool.config)
