@@ -28,6 +28,8 @@ LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 conf.register(CONF)
 
+NO_LIVE_MIGRATION = "a running container cannot be moved by this driver: stop it first"
+
 
 class LXDDriver(driver.ComputeDriver):
     """One method per verb of ComputeDriver: translation only, the work is done elsewhere."""
@@ -170,7 +172,7 @@ class LXDDriver(driver.ComputeDriver):
         self.lifecycle.spawn(
             context,
             instance,
-            image_meta.id,
+            _image_id(instance, image_meta),
             injected_files,
             admin_password,
             network_info,
@@ -284,7 +286,7 @@ class LXDDriver(driver.ComputeDriver):
         block_device_info: Any,
         share_info: Any,
     ) -> None:
-        self.rescuer.rescue(context, instance, network_info, image_meta.id)
+        self.rescuer.rescue(context, instance, network_info, _image_id(instance, image_meta))
         if rescue_password:
             # an image without chpasswd, or without a root password, is still worth a rescue
             quietly(self.set_admin_password, instance, rescue_password)
@@ -352,6 +354,26 @@ class LXDDriver(driver.ComputeDriver):
     ) -> None:
         self.resizer.revert(instance, network_info, power_on)
 
+    def get_instance_disk_info(self, instance: Any, block_device_info: Any = None) -> str:
+        """Return '[]': the root is a volume of the storage pool and no disk file."""
+        return "[]"
+
+    def check_can_live_migrate_destination(
+        self,
+        context: Any,
+        instance: Any,
+        src_compute_info: Any,
+        dst_compute_info: Any,
+        block_migration: bool = False,
+        disk_over_commit: bool = False,
+    ) -> Any:
+        raise nova_exception.MigrationPreCheckError(reason=NO_LIVE_MIGRATION)
+
+    def check_can_live_migrate_source(
+        self, context: Any, instance: Any, dest_check_data: Any, block_device_info: Any = None
+    ) -> Any:
+        raise nova_exception.MigrationPreCheckError(reason=NO_LIVE_MIGRATION)
+
     # -- network ----------------------------------------------------------------------------
 
     def plug_vifs(self, instance: Any, network_info: Any) -> None:
@@ -383,9 +405,10 @@ class LXDDriver(driver.ComputeDriver):
 
     # -- console and admin ------------------------------------------------------------------
 
-    def get_console_output(self, context: Any, instance: Any) -> bytes:
+    def get_console_output(self, context: Any, instance: Any) -> str:
+        """Return the console log; Nova takes text and encodes it as Latin-1 again."""
         try:
-            return self.consoles.log(guest.name(instance))
+            return self.consoles.log(guest.name(instance)).decode("latin-1")
         except exception.LXDNotFound:
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
 
@@ -432,3 +455,16 @@ class LXDDriver(driver.ComputeDriver):
 
     def default_root_device_name(self, instance: Any, image_meta: Any, root_bdm: Any) -> str:
         return "/dev/vda"
+
+
+def _image_id(instance: Any, image_meta: Any) -> str:
+    """Return the Glance id to boot from: of the image, or else of the instance's own.
+
+    :raises nova.exception.ImageUnacceptable: there is none, as for a volume-backed instance
+    """
+    found = image_meta.id if image_meta.obj_attr_is_set("id") else None
+    if not (found or instance.image_ref):
+        raise nova_exception.ImageUnacceptable(
+            image_id="", reason="a container cannot boot from a volume: give an image"
+        )
+    return found or instance.image_ref

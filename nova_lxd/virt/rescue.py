@@ -75,7 +75,13 @@ class Rescue:
             undo.pop_all()
 
     def unrescue(self, instance: Any, network_info: Any) -> None:
-        """Delete the rescue container and start the instance itself again."""
+        """Delete the rescue container and start the instance itself again.
+
+        Without a rescue, it is only made sure that the instance runs.
+        """
+        if not self._instances.exists(rescued_name(instance)):
+            self._lifecycle.start(instance, network_info)
+            return
         self._instances.delete(guest.name(instance))
         self._bring_back(instance)
         self._lifecycle.start(instance, network_info)

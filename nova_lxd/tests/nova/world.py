@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ import nova.privsep
 from nova.tests.fixtures import conf as conf_fixture
 from nova.tests.fixtures import glance as glance_fixture
 from nova.tests.functional import integrated_helpers
+from nova.virt import fake
 
 from nova_lxd.tests.functional.virt import busybox
 from nova_lxd.virt import driver, host, vifs
@@ -29,6 +31,8 @@ PROJECT = f"nt{os.getpid()}-{{host}}"
 RETRIES = 60  # of 0.5 s each: a container takes longer than a fake driver's dictionary
 VCPUS, MEMORY_MB, DISK_GB = 1000, 800_000, 600_000
 NODE_NAMESPACE = uuid.UUID("5f1d0b52-6f0c-4d52-9c8c-1f1d3b1a7f10")
+
+STATE = tempfile.TemporaryDirectory(prefix="nova-lxd-tests-")
 
 CONF = nova.conf.CONF
 
@@ -43,11 +47,23 @@ class ImageData(dict[str, bytes]):
 BUSYBOX = busybox.unified()
 
 
+# Fake drivers without behaviour of their own, and those that fail in a certain way.
+PLAIN = ("FakeDriver", "SmallFakeDriver", "MediumFakeDriver")
+VARIANTS = ("FakeRescheduleDriver", "FakeBuildAbortDriver", "FakeUnshelveSpawnFailDriver")
+
+
+def _rebased(variant: type) -> type:
+    """Return a failing fake driver's behaviour on top of this driver."""
+    body = {k: v for k, v in vars(variant).items() if k not in ("__dict__", "__weakref__")}
+    return type(variant.__name__, (driver.LXDDriver,), body)
+
+
 def _conf_set_up(original: Any) -> Any:
     def set_up(self: Any) -> None:
         original(self)
         self.conf.set_default("compute_driver", DRIVER)
         self.conf.set_default("vif_plugging_timeout", 0)
+        self.conf.set_default("state_path", STATE.name)
         self.conf.set_default("project", PROJECT, group="lxd")
         self.conf.set_default("shutdown_grace", 3, group="lxd")
 
@@ -150,6 +166,11 @@ def patched() -> Iterator[None]:
         )
         stack.enter_context(mock.patch.object(driver.LXDDriver, "_node_uuid", node_uuid))
         stack.enter_context(mock.patch.object(vifs, "_os_vif"))
+        # tests that make "the driver" fail name the fake one: they shall hit this one
+        for name in PLAIN:
+            stack.enter_context(mock.patch.object(fake, name, driver.LXDDriver))
+        for name in VARIANTS:
+            stack.enter_context(mock.patch.object(fake, name, _rebased(getattr(fake, name))))
         for function in (helper, state_change):
             defaults = tuple(RETRIES if d == 10 else d for d in function.__defaults__)
             stack.enter_context(mock.patch.object(function, "__defaults__", defaults))

@@ -13,7 +13,7 @@ APPLETS = (
     "sh", "init", "ls", "cat", "echo", "true", "sleep", "ip", "ifconfig", "udhcpc", "ping",
     "reboot", "poweroff", "halt", "mount", "umount", "login", "getty", "hostname",
     "grep", "id", "mkdir", "rm", "touch", "head", "tail", "wc", "df", "free", "nproc", "stat",
-    "kill", "ps", "sync", "dd", "tty", "wget", "nc", "printf", "test", "env", "date",
+    "kill", "passwd", "ps", "sync", "dd", "tty", "wget", "nc", "printf", "test", "env", "date",
 )  # fmt: skip
 
 FILES = {
@@ -28,6 +28,12 @@ FILES = {
         "console::respawn:/bin/getty -n -l /bin/sh 0 console\n"
         "::ctrlaltdel:/sbin/reboot\n"
         "::shutdown:/bin/true\n"
+    ),
+    # this busybox has no chpasswd
+    "usr/bin/chpasswd": (
+        "#!/bin/sh\n"
+        "IFS=: read -r user password\n"
+        'printf "%s\\n%s\\n" "$password" "$password" | passwd "$user"\n'
     ),
     "etc/init.d/rcS": (
         "#!/bin/sh\n"
@@ -91,7 +97,13 @@ def _tar(prefix: str) -> bytes:
         for applet in ("init", "reboot", "poweroff", "halt", "getty", "ip"):
             _link(archive, f"{prefix}sbin/{applet}", "/bin/busybox")
         for name, content in FILES.items():
-            mode = 0o755 if "init.d" in name else 0o600 if "shadow" in name else 0o644
+            mode = (
+                0o755
+                if "init.d" in name or "bin/" in name
+                else 0o600
+                if "shadow" in name
+                else 0o644
+            )
             _add(archive, prefix + name, content.encode(), mode)
     return buffer.getvalue()
 
