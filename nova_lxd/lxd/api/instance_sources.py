@@ -62,6 +62,8 @@ async def post_instances(request: Request) -> web.StreamResponse:
     instance_view.require_container(body.type)
     if body.instance_type:
         body.config = {**instancetypes.limits(body.instance_type), **(body.config or {})}
+    # An unknown profile is told at once.
+    request.services.instances.expander().profiles(project, body.profiles or [])
     if body.name:
         naming.check_instance_name(body.name)
     else:
@@ -138,7 +140,9 @@ async def _from_image(request: Request, project: str, body: InstancesPost) -> we
     _refuse_taken(request, project, body.name)
     name = source.alias or source.fingerprint
     if not name and not source.properties:
-        raise BadRequest("Must specify one of alias, fingerprint or properties for init from image")
+        raise BadRequest(
+            "Must specify one of alias, fingerprint or properties for init from image"
+        )
     new = _new(project, body)
     image_project = services.images.project_for(project)
     requestor = request.requestor

@@ -19,9 +19,9 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.instances import config as instance_config
-from nova_lxd.lxd.instances import delete, naming, rename, snapshots, state
+from nova_lxd.lxd.instances import delete, rename, snapshots, state
 from nova_lxd.lxd.instances.config import Wanted
-from nova_lxd.lxd.instances.expand import Expanded
+from nova_lxd.lxd.instances.expand import Expanded, UnknownProfile
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.operations import Operation
 from nova_lxd.lxd.schema.instances import InstancePatch, InstancePost, InstancePut
@@ -204,7 +204,10 @@ async def patch_instance(request: Request) -> web.StreamResponse:
 
     def work() -> None:
         with svc.hold(inst, "update"):
-            instance_config.update(svc, inst, wanted)
+            try:
+                instance_config.update(svc, inst, wanted)
+            except UnknownProfile as exc:
+                raise NotFound("Profile not found") from exc
         svc.announce("instance-updated", inst, requestor=requestor)
 
     await request.run(work)
@@ -232,7 +235,7 @@ async def post_instance(request: Request) -> web.StreamResponse:
             with svc.hold(inst, "move"):
                 rename.move(svc, inst, move, instance_only=only)
     else:
-        naming.check_instance_name(body.name)
+        rename.require_free(svc, inst.project, new)
         description = "Renaming instance"
 
         def work(_op: Operation) -> None:
@@ -253,7 +256,8 @@ async def _send_away(
     request: Request, inst: Instance, body: InstancePost
 ) -> web.StreamResponse:
     migration = instance_sources.migration()
-    return await migration.source(request, inst, body)
+    answer: web.StreamResponse = await migration.source(request, inst, body)
+    return answer
 
 
 @route("DELETE", "/1.0/containers/{name}")

@@ -96,9 +96,9 @@ def _freeze(svc: Instances, inst: Instance, requestor: Requestor) -> None:
     with svc.hold(inst, "freeze"):
         group = svc.cgroup(inst)
         if group is None:
-            raise BadRequest("The instance isn't running")
+            raise BadRequest("The container isn't running")
         if inst.frozen:
-            raise BadRequest("The instance is already frozen")
+            raise BadRequest("The container is already frozen")
         group.freeze()
         inst.frozen = True
         svc.announce("instance-paused", inst, requestor=requestor)
@@ -107,8 +107,8 @@ def _freeze(svc: Instances, inst: Instance, requestor: Requestor) -> None:
 def _unfreeze(svc: Instances, inst: Instance, requestor: Requestor) -> None:
     with svc.hold(inst, "unfreeze"):
         if not inst.is_running:
-            raise BadRequest("The instance isn't running")
+            raise BadRequest("The container isn't running")
         if not inst.frozen:
-            raise BadRequest("The instance is already running")
+            raise BadRequest("The container is already running")
         svc.thaw_processes(inst)
         svc.announce("instance-resumed", inst, requestor=requestor)

@@ -15,7 +15,6 @@ from nova_lxd.lxd.db.profiles import Devices
 from nova_lxd.lxd.devices.interface import InstanceView
 from nova_lxd.lxd.devices.load import start_order
 from nova_lxd.lxd.errors import BadRequest, InternalError
-from nova_lxd.lxd.host import cgroup_settings as cs
 from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import (
     create,
@@ -24,7 +23,6 @@ from nova_lxd.lxd.instances import (
     idmaps,
     limits,
     processors,
-    startconfig,
 )
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
@@ -76,6 +74,14 @@ def current(record: InstanceRecord) -> Wanted:
     )
 
 
+def without_empty(devices: Mapping[str, Mapping[str, str]]) -> Devices:
+    """Devices without the keys whose value is empty: that is how clients unset one."""
+    return {
+        name: {key: value for key, value in device.items() if value != ""}
+        for name, device in devices.items()
+    }
+
+
 def update(svc: Instances, inst: Instance, wanted: Wanted) -> None:
     """Make an instance what is wanted; a running one follows where that is possible.
 
@@ -90,16 +96,19 @@ def update(svc: Instances, inst: Instance, wanted: Wanted) -> None:
     ):
         raise BadRequest(f"Architecture isn't supported: {wanted.architecture[:32]}")
     instancekeys.validate(config)
+    if len(set(wanted.profiles)) != len(wanted.profiles):
+        raise BadRequest("Duplicate profile found in request")
+    devices = without_empty(wanted.devices)
     expander = svc.expander()
     was = expander.expand(record.project, record.profiles, record.config, record.devices)
-    now = expander.expand(record.project, wanted.profiles, config, wanted.devices)
+    now = expander.expand(record.project, wanted.profiles, config, devices)
     changes = apply(svc, inst, record, was, now)
     db_instances.update(
         svc.ctx.db,
         inst.id,
         architecture=wanted.architecture,
         config=deviceset.patched(config, changes),
-        devices=wanted.devices,
+        devices=devices,
         description=wanted.description,
         ephemeral=wanted.ephemeral,
         profiles=wanted.profiles,
@@ -264,8 +273,7 @@ def _apply_devices(
     for name in todo.updated:
         device = deviceset.build(svc.ctx, name, now.devices[name], _with(new_view, changes))
         run = device.update(was.devices[name])
-        if run.block_limits and (group := svc.cgroup(inst)) is not None:
-            group.apply(cs.disk_throttles(startconfig.throttles([run])))
+        hotplug.limit_io(svc, inst, run)
         changes.update(deviceset.keys(name, run.volatile))
     return changes
 

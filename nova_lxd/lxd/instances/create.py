@@ -73,7 +73,10 @@ def validate(svc: Instances, new: NewInstance) -> Expanded:
             f"host: {new.architecture[:32]}"
         )
     instancekeys.validate(new.config)
-    expanded = svc.expander().expand(new.project, new.profiles or [], new.config, new.devices)
+    profiles = new.profiles or []
+    if len(set(profiles)) != len(profiles):
+        raise BadRequest("Failed creating instance record: Duplicate profile found in request")
+    expanded = svc.expander().expand(new.project, profiles, new.config, new.devices)
     check_expanded(svc, new.project, new.name, expanded)
     return expanded
 

@@ -55,7 +55,8 @@ def finish(svc: Instances, record: InstanceRecord) -> None:
     ctx = svc.ctx
     expanded = svc.expanded(record)
     devices = deviceset.view(ctx, record, expanded, svc.idmap_of(expanded.config))
-    deviceset.remove(ctx, [n for n, d in expanded.devices.items() if d.get("path") != "/"], devices)
+    others = [name for name, device in expanded.devices.items() if device.get("path") != "/"]
+    deviceset.remove(ctx, others, devices)
     volume = volumes.of_record(record)
     if record.pool:
         try:

@@ -14,6 +14,10 @@ from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.paths import DEFAULT_PROJECT
 
 
+class UnknownProfile(BadRequest):
+    """A profile that an instance shall use does not exist."""
+
+
 @dataclass(frozen=True)
 class Expanded:
     """Config and devices after the profiles, in order, and the instance's own on top."""
@@ -80,7 +84,7 @@ class Expander:
         for name in names:
             profile = self._profiles.get((where, name))
             if profile is None:
-                raise BadRequest(f"Requested profile {name[:64]!r} doesn't exist")
+                raise UnknownProfile(f'Requested profile "{name[:64]}" doesn\'t exist')
             found.append(profile)
         return found
 

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices that come to, change on and go from a running instance."""
+"""Devices that come to and go from a running instance."""
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import stat
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from nova_lxd.lxd.devices.interface import Device, Mount, Nic, RunConfig
-from nova_lxd.lxd.errors import BadRequest, LXDError
+from nova_lxd.lxd.devices import live
+from nova_lxd.lxd.devices.interface import Device, RunConfig, Volatile
+from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
 from nova_lxd.lxd.host import cgroup_settings as cs
-from nova_lxd.lxd.host import mounts
-from nova_lxd.lxd.host.liblxc.running import Running
 from nova_lxd.lxd.instances import startconfig
 from nova_lxd.lxd.instances.instance import Instance
-from nova_lxd.lxd.network import links
-from nova_lxd.lxd.network.netlink import Netlink
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
@@ -30,50 +24,59 @@ def plug(svc: Instances, inst: Instance, device: Device, undo: ExitStack) -> Run
     """Start a device and give it to the running instance; undone by ``undo``.
 
     :raises BadRequest: this kind of device cannot be added to a running instance.
+    :raises InternalError: the kernel or the guest's tree refused it.
     """
-    running = _running(inst)
+    target = _target(svc, inst, device)
     if not device.can_hotplug:
         raise BadRequest(
             f'Device "{device.name}" cannot be added while the instance runs; stop it first'
         )
     undo.callback(_undo, device)
     run = device.start()
-    root = device.instance.root_ids
-    if not inst.idmap:
-        _rules(svc, inst, run.device_rules, allow=True)
-    for mount in run.mounts:
-        _mount(svc, running, mount, root)
-        undo.callback(_unmount, svc, running, mount, root)
-    for nic in run.nics:
-        _attach(running, nic)
-    if run.block_limits and (group := svc.cgroup(inst)) is not None:
-        group.apply(cs.disk_throttles(startconfig.throttles([run])))
+    try:
+        live.plug(run, target)
+    except OSError as exc:
+        raise InternalError(
+            f'Failed to start device "{device.name}": {exc.strerror} ({exc.filename})'
+        ) from exc
+    undo.callback(live.unplug, run, target)
+    limit_io(svc, inst, run)
     device.post_start()
     return run
 
 
-def unplug(svc: Instances, inst: Instance, device: Device) -> dict[str, str | None]:
+def unplug(svc: Instances, inst: Instance, device: Device) -> Volatile:
     """Take a device from the running instance; the volatile keys to record.
 
     :raises BadRequest: this kind of device cannot be removed from a running instance.
     """
-    running = _running(inst)
+    target = _target(svc, inst, device)
     if not device.can_hotplug:
         raise BadRequest(
             f'Device "{device.name}" cannot be removed while the instance runs; stop it first'
         )
     back = device.stop()
-    for mount in reversed(back.mounts):
-        _unmount(svc, running, mount, device.instance.root_ids)
-    if not inst.idmap:
-        _rules(svc, inst, back.device_rules, allow=False)
+    live.unplug(back, target)
     return {**back.volatile, **device.post_stop()}
 
 
-def _running(inst: Instance) -> Running:
+def limit_io(svc: Instances, inst: Instance, run: RunConfig) -> None:
+    """Apply the I/O limits that a device asks for; 0 lifts one."""
+    group = svc.cgroup(inst)
+    if run.block_limits and group is not None:
+        group.apply(cs.disk_throttles(startconfig.throttles([run])))
+
+
+def _target(svc: Instances, inst: Instance, device: Device) -> live.Target:
     if inst.running is None:
         raise BadRequest("Instance is not running")
-    return inst.running
+    return live.Target(
+        inst.running.init,
+        device.instance.root_ids,
+        svc.ctx.liblxc,
+        lambda rule: _rule(svc, inst, rule, allow=True),
+        lambda rule: _rule(svc, inst, rule, allow=False),
+    )
 
 
 def _undo(device: Device) -> None:
@@ -83,52 +86,13 @@ def _undo(device: Device) -> None:
         LOG.exception("Undoing the start of device %s failed", device.name)
 
 
-def _mount(svc: Instances, running: Running, mount: Mount, root: tuple[int, int]) -> None:
-    fd = mounts.clone(mount.source, recursive=mount.recursive, readonly=mount.readonly)
-    try:
-        svc.ctx.liblxc.mount(
-            running.init, fd, mount.target, directory=mount.directory, root=root
-        )
-    finally:
-        os.close(fd)
-
-
-def _unmount(svc: Instances, running: Running, mount: Mount, root: tuple[int, int]) -> None:
-    node = not mount.directory and _is_node(mount)
-    try:
-        svc.ctx.liblxc.unmount(running.init, mount.target, remove=node, root=root)
-    except OSError as exc:
-        # The guest unmounted or removed it itself, or has ended.
-        if exc.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ESRCH):
-            raise
-
-
-def _is_node(mount: Mount) -> bool:
-    try:
-        mode = mount.source.stat().st_mode
-    except FileNotFoundError:
-        return True
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-
-
-def _attach(running: Running, nic: Nic) -> None:
-    links.move_in(nic.link, running.init, nic.name)
-    with Netlink.of_process(running.init) as inside:
-        link = inside.link(nic.name)
-        inside.set_link(link.index, up=True)
-        for address in nic.addresses:
-            inside.add_address(link.index, address)
-        for gateway in nic.gateways:
-            inside.add_gateway(gateway, link.index)
-
-
-def _rules(svc: Instances, inst: Instance, rules: list[str], *, allow: bool) -> None:
+def _rule(svc: Instances, inst: Instance, rule: str, *, allow: bool) -> None:
+    """Let a privileged container use a node, or no longer; others are not held by rules."""
     group = svc.cgroup(inst)
-    if group is None:
+    if group is None or inst.idmap:
         return
-    for rule in rules:
-        if group.layout.version("devices") == 1:
-            group.apply([cs.device(rule, allow=allow)])
-        else:
-            key = f"devices.{'allow' if allow else 'deny'}"
-            svc.ctx.liblxc.set_cgroup_item(inst.stored_name, svc.ctx.paths.run, key, rule)
+    if group.layout.version("devices") == 1:
+        group.apply([cs.device(rule, allow=allow)])
+    else:
+        key = f"devices.{'allow' if allow else 'deny'}"
+        svc.ctx.liblxc.set_cgroup_item(inst.stored_name, svc.ctx.paths.run, key, rule)

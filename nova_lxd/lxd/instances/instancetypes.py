@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``instance_type``: a cloud's name for a size, or LXD's own ``c1-m2`` (CPUs and GiB of memory)."""
+"""``instance_type``: LXD's own sizes such as ``c1-m2`` (CPUs and GiB of memory)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 
 from nova_lxd.lxd.errors import BadRequest
 
-_CUSTOM = re.compile(r"(?:c(?P<cpu>\d{1,4}(?:\.\d{1,3})?))?-?(?:m(?P<memory>\d{1,5}(?:\.\d{1,3})?))?")
+_CUSTOM = re.compile(
+    r"(?:c(?P<cpu>\d{1,4}(?:\.\d{1,3})?))?-?(?:m(?P<memory>\d{1,5}(?:\.\d{1,3})?))?"
+)
 _MIB = 1024
 
 

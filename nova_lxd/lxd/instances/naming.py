@@ -11,8 +11,24 @@ from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.instances import pongo
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9-]{1,63}", re.ASCII)
-_ADJECTIVES = ["able", "active", "apt", "bold", "brave", "bright", "calm", "clean", "clear", "close", "cosmic", "crisp", "deep", "eager", "early", "exact", "fair", "fast", "fine", "firm", "fit", "fleet", "fresh", "full", "glad", "good", "grand", "great", "happy", "helped", "honest", "humble", "ideal", "keen", "kind", "large", "light", "live", "loyal", "lucky", "main", "mature", "merry", "mint", "model", "modest", "moved", "native", "neat", "new", "noble", "normal", "open", "polite", "prime", "proper", "proud", "pure", "quick", "quiet", "rapid", "ready", "regular", "rested", "rich", "robust", "safe", "sharp", "sincere", "smart", "smooth", "solid", "sound", "stable", "steady", "still", "strong", "sunny", "sure", "sweet", "tidy", "top", "tough", "true", "up", "usable", "valid", "vast", "viable", "vital", "warm", "welcome", "well", "whole", "wise"]
-_ANIMALS = ["ant", "asp", "bass", "bat", "bear", "bee", "bird", "boar", "bug", "cat", "chow", "clam", "cod", "colt", "cow", "crab", "crane", "crow", "cub", "deer", "dodo", "dog", "dove", "duck", "eagle", "eel", "eft", "egret", "elf", "elk", "emu", "ewe", "falcon", "fawn", "finch", "fish", "flea", "flounder", "fly", "foal", "fowl", "fox", "frog", "gannet", "gar", "gnat", "gnu", "goat", "goose", "grub", "gull", "hare", "hawk", "hen", "hermit", "heron", "hog", "horse", "hound", "ibex", "imp", "jackal", "jay", "joey", "kid", "kit", "kiwi", "koi", "lab", "lamb", "lark", "lion", "llama", "lynx", "mako", "man", "mantis", "mayfly", "midge", "mink", "mite", "mole", "moose", "moth", "mouse", "mule", "newt", "orca", "osprey", "owl", "ox", "oyster", "panda", "perch", "pig", "pika", "pony", "prawn", "pug", "puma", "pup", "quail", "ram", "rat", "raven", "ray", "robin", "sawfly", "seal", "shad"]
+_ADJECTIVES = (
+    "able active apt bold brave bright calm clean clear close cosmic crisp deep eager early "
+    "exact fair fast fine firm fit fleet fresh full glad good grand great happy helped honest "
+    "humble ideal keen kind large light live loyal lucky main mature merry mint model modest "
+    "moved native neat new noble normal open polite prime proper proud pure quick quiet rapid "
+    "ready regular rested rich robust safe sharp sincere smart smooth solid sound stable steady "
+    "still strong sunny sure sweet tidy top tough true up usable valid vast viable vital warm "
+    "welcome well whole wise"
+)
+_ANIMALS = (
+    "ant asp bass bat bear bee bird boar bug cat chow clam cod colt cow crab crane crow cub "
+    "deer dodo dog dove duck eagle eel eft egret elf elk emu ewe falcon fawn finch fish flea "
+    "flounder fly foal fowl fox frog gannet gar gnat gnu goat goose grub gull hare hawk hen "
+    "hermit heron hog horse hound ibex imp jackal jay joey kid kit kiwi koi lab lamb lark lion "
+    "llama lynx mako man mantis mayfly midge mink mite mole moose moth mouse mule newt orca "
+    "osprey owl ox oyster panda perch pig pika pony prawn pug puma pup quail ram rat raven ray "
+    "robin sawfly seal shad"
+)
 
 
 def check_instance_name(name: str) -> None:
@@ -48,7 +64,7 @@ def check_snapshot_name(name: str) -> None:
 
 def random_name() -> str:
     """A name in LXD's style, such as ``keen-otter``."""
-    return f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_ANIMALS)}"
+    return f"{secrets.choice(_ADJECTIVES.split())}-{secrets.choice(_ANIMALS.split())}"
 
 
 def render_pattern(pattern: str, now: float) -> str:

@@ -30,7 +30,7 @@ def for_start(svc: Instances, inst: Instance, config: Mapping[str, str]) -> str:
 def _limited(svc: Instances) -> dict[int, Mapping[str, str]]:
     """The expanded configuration of the running instances that have limits.cpu."""
     ids = [inst.id for inst in svc.all() if inst.is_running and inst.id in svc.cpus]
-    found = {}
+    found: dict[int, Mapping[str, str]] = {}
     for record, expanded in svc.expand_ids(ids):
         if expanded.config.get("limits.cpu"):
             found[record.id] = expanded.config

@@ -47,7 +47,8 @@ def rename(svc: Instances, inst: Instance, name: str) -> None:
     LOG.info("Renamed %s to %s", old, inst)
 
 
-def _require_free(svc: Instances, project: str, name: str) -> None:
+def require_free(svc: Instances, project: str, name: str) -> None:
+    """:raises BadRequest: bad name.  :raises Conflict: the name is taken in the project."""
     naming.check_instance_name(name)
     if db_instances.get(svc.ctx.db, project, name) is not None:
         raise Conflict(f'Name "{name}" already in use')
@@ -55,8 +56,8 @@ def _require_free(svc: Instances, project: str, name: str) -> None:
 
 def _rename(svc: Instances, inst: Instance, project: str, name: str) -> None:
     if inst.is_running:
-        raise BadRequest("Renaming of running instance not allowed")
-    _require_free(svc, project, name)
+        raise BadRequest("Renaming of running container not allowed")
+    require_free(svc, project, name)
     record = svc.record(inst)
     driver = volumes.driver(svc.ctx, record.pool)
     volume, new = volumes.of_record(record), volumes.of_name(project, name)

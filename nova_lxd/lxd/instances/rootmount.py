@@ -27,8 +27,8 @@ def mount(source: Path, target: Path, ids: Idmap, *, readonly: bool) -> None:
     except OSError as exc:
         if exc.errno == errno.EINVAL and ids:
             raise InternalError(
-                f"Mounting the root of the instance from {source} failed: its file system does not "
-                "support idmapped mounts; use a pool on btrfs, ext4 or xfs, or security.privileged"
+                f"Mounting the root of the instance from {source} failed: its file system cannot "
+                "be idmapped; use a pool on btrfs, ext4 or xfs, or security.privileged"
             ) from exc
         raise InternalError(
             f"Mounting the root of the instance from {source} failed: {exc.strerror}"

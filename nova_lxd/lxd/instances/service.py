@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The instances of this server: which there are, which run, and the way to every verb on them.
 
-The verbs themselves stand in one module each; what they share is here: the registry, the locks, the
-watch over running containers, and what other parts of the daemon ask.
+The verbs themselves stand in one module each; what they share is here: the registry, the locks,
+the watch over running containers, and what other parts of the daemon ask.
 """
 
 from __future__ import annotations
@@ -22,13 +22,23 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.profiles import Devices, Profile
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
-from nova_lxd.lxd.errors import NotFound
+from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.host.cgroups import Cgroup
 from nova_lxd.lxd.host.idmap import Idmap, Range
 from nova_lxd.lxd.host.liblxc import hooks
 from nova_lxd.lxd.host.liblxc.running import Running
-from nova_lxd.lxd.instances import boot, idmaps, profilesync, recover, schedule, stop, users
+from nova_lxd.lxd.images.publish import InstanceTree
+from nova_lxd.lxd.instances import (
+    boot,
+    idmaps,
+    profilesync,
+    recover,
+    schedule,
+    stop,
+    users,
+    volumes,
+)
 from nova_lxd.lxd.instances.context import Context
 from nova_lxd.lxd.instances.expand import Expanded, Expander
 from nova_lxd.lxd.instances.instance import Instance
@@ -41,6 +51,7 @@ from nova_lxd.lxd.storage.service import Storage
 from nova_lxd.lxd.warnings import Warnings
 
 LOG = logging.getLogger(__name__)
+_PUBLISH_PATIENCE = 30.0
 
 
 class Instances:
@@ -298,6 +309,25 @@ class Instances:
             context=context,
             requestor=requestor,
         )
+
+    @contextmanager
+    def image_tree(self, project: str, name: str, snapshot: str | None) -> Iterator[InstanceTree]:
+        """The tree of a stopped instance or of a snapshot, held still for the block.
+
+        :raises NotFound: there is none.
+        :raises BadRequest: the instance runs.
+        """
+        inst = self.get(project, name)
+        with self.hold(inst, "publish", patience=_PUBLISH_PATIENCE):
+            record = self.record(inst)
+            volume = volumes.of_record(record)
+            if snapshot:
+                self.snapshot(inst, snapshot)
+                volume = volume.at(snapshot)
+            elif inst.is_running:
+                raise BadRequest("Cannot publish a running instance")
+            with self.ctx.storage.get(record.pool).mounted(volume) as path:
+                yield InstanceTree(path, record.architecture)
 
     # -- asked by profiles, storage and networks ------------------------------------------------
 

@@ -199,4 +199,6 @@ def require_free(svc: Instances, inst: Instance, name: str) -> None:
 
 def refuse_stateful() -> None:
     """:raises BadRequest: always; memory state needs CRIU."""
-    raise BadRequest("Unable to create a stateful snapshot. The instance isn't running or CRIU isn't installed")
+    raise BadRequest(
+        "Unable to create a stateful snapshot: this server does not use CRIU; take a stateless one"
+    )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.devices.interface import InstanceView, RunConfig
-from nova_lxd.lxd.errors import BadRequest, InternalError
-from nova_lxd.lxd.host import cgroups
+from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host.idmap import Idmap
 from nova_lxd.lxd.host.liblxc import hooks
+from nova_lxd.lxd.host.liblxc.running import kill_leftovers
 from nova_lxd.lxd.instances import (
     confine,
     deviceset,
@@ -111,13 +111,7 @@ def _idmap_keys(ids: Idmap, base: int) -> Changes:
 def _prepare(begun: _Start) -> None:
     """Directories, and no leftovers of a life that nobody ended properly."""
     svc, record = begun.svc, begun.record
-    group = startconfig.payload_group(svc.ctx.paths, record.project, record.name)
-    if left := cgroups.layout().processes(group):
-        raise InternalError(
-            f"Starting {begun.inst} failed: {len(left)} processes of an earlier life are left, "
-            "whose monitor was killed; stop it with --force first"
-        )
-    cgroups.layout().remove(group)
+    kill_leftovers(svc.ctx.paths.cgroup, begun.inst.stored_name)
     run_dir = svc.ctx.paths.instance_run(record.project, record.name)
     if not run_dir.is_dir():
         run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from nova_lxd.lxd.host import cgroups
 from nova_lxd.lxd.host.idmap import Idmap
 from nova_lxd.lxd.host.liblxc import hooks
 from nova_lxd.lxd.instances import limits
-from nova_lxd.lxd.paths import Paths, storage_name
+from nova_lxd.lxd.paths import Paths
 from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.schema.instancevalues import raw_lxc_lines
 
@@ -125,7 +124,7 @@ def _system_mounts(paths: Paths, plan: StartPlan) -> Items:
     for source in _RBINDS:
         items.append(_entry(source, source[1:], "rbind,create=dir,optional"))
     if plan.enabled("security.nesting"):
-        # A place outside the masked parts, so that the kernel lets a nested container mount its own.
+        # Unmasked ones, without which the kernel lets no nested container mount its own.
         items.append(_entry("proc", "dev/.lxc/proc", "create=dir,optional", "proc"))
         items.append(_entry("sys", "dev/.lxc/sys", "create=dir,optional", "sysfs"))
     if plan.enabled("security.devlxd", True) and paths.devlxd.is_dir():
@@ -210,8 +209,3 @@ def in_user_namespace() -> bool:
     """Does the daemon itself run inside a container (ids are mapped)?"""
     first = Path("/proc/self/uid_map").read_text().split()
     return first[:3] != ["0", "0", "4294967295"]
-
-
-def payload_group(paths: Paths, project: str, name: str) -> str:
-    """The control group that liblxc makes for the container's processes."""
-    return os.path.join(paths.cgroup, f"lxc.payload.{storage_name(project, name)}")

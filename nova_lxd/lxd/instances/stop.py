@@ -19,7 +19,6 @@ from nova_lxd.lxd.instances import (
     processors,
     rootmount,
     start,
-    startconfig,
 )
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.trace import Trace
@@ -151,11 +150,7 @@ def cleanup(svc: Instances, inst: Instance, current: Running) -> None:
 
 def _kill_leftovers(svc: Instances, inst: Instance) -> None:
     """End a container that lost its monitor: nobody else will."""
-    group = startconfig.payload_group(svc.ctx.paths, inst.project, inst.name)
-    layout = cgroups.layout()
-    for directory in layout.directories(group):
-        running.kill_leftovers(directory)
-    layout.remove(group)
+    running.kill_leftovers(svc.ctx.paths.cgroup, inst.stored_name)
 
 
 def after_end(svc: Instances, inst: Instance, current: Running) -> None:

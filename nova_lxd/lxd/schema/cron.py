@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``snapshots.schedule``: a five-field cron expression, or a list of aliases such as ``@daily``."""
+"""``snapshots.schedule``: a five-field cron expression, or aliases such as ``@daily``."""
 
 from __future__ import annotations
 
