@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import replace
@@ -107,7 +108,9 @@ async def post_images(request: Request) -> web.StreamResponse:
     wanted = wanted_from_headers(headers, project, terms or {})
     images.check_profiles(request_profiles_project(request), list(wanted.profiles))
     staged = await receive_body(request, headers.get("X-LXD-filename", ""))
-    return envelope.operation(_admit(request, staged, wanted))
+    # With it, the untrusted server that pushes may wait for the operation.
+    secret = {"secret": secrets.token_hex(32)} if terms is not None else None
+    return envelope.operation(_admit(request, staged, wanted, secret))
 
 
 def request_profiles_project(request: Request) -> str:
@@ -118,7 +121,9 @@ def request_profiles_project(request: Request) -> str:
     return project.name if project and project.feature("profiles") else DEFAULT_PROJECT
 
 
-def _admit(request: Request, staged: Staging, wanted: Wanted) -> Operation:
+def _admit(
+    request: Request, staged: Staging, wanted: Wanted, metadata: Mapping[str, str] | None
+) -> Operation:
     requestor = request.requestor
     images = request.services.images
 
@@ -129,7 +134,7 @@ def _admit(request: Request, staged: Staging, wanted: Wanted) -> Operation:
             staged.discard()
 
     return request.services.operations.task(
-        request.project_name, DOWNLOADING, work, requestor=requestor
+        request.project_name, DOWNLOADING, work, metadata=metadata, requestor=requestor
     )
 
 

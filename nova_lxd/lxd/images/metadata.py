@@ -122,7 +122,7 @@ def _from_tar(path: Path, kind: Format, want_root: bool) -> tuple[bytes | None, 
     content: bytes | None = None
     root: str | None = None
     with decompressed(path, kind) as stream:
-        archive = TarStream(stream, MAX_SCANNED)
+        archive = TarStream(stream, MAX_SCANNED, seekable=kind is Format.TAR)
         for member in archive:
             name = _plain(member.name)
             if name == "metadata.yaml" and content is None:

@@ -7,6 +7,7 @@ Python's tarfile reads a pax header of any size into memory; this reader needs n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -72,10 +73,12 @@ class TarStream:
     """Iterate to get the members in order.
 
     :param limit: how many bytes of the stream may be passed over.
+    :param seekable: the stream is a plain file, in which content can be jumped over.
     """
 
-    def __init__(self, stream: BinaryIO, limit: int) -> None:
+    def __init__(self, stream: BinaryIO, limit: int, *, seekable: bool = False) -> None:
         self._stream = stream
+        self._seekable = seekable
         self._budget = limit
         self._left = 0  # content of the current member that was not read
         self._padding = 0
@@ -94,6 +97,9 @@ class TarStream:
         return bytes(parts)
 
     def _skip(self, size: int) -> None:
+        if self._seekable:
+            self._stream.seek(size, os.SEEK_CUR)
+            return
         while size:
             step = min(size, _CHUNK)
             self._take(step)

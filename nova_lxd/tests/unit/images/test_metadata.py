@@ -145,8 +145,11 @@ def test_members_are_those_of_tarfile(files: list[tuple[str, bytes]]) -> None:
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
-        stream = TarStream(io.BytesIO(out.getvalue()), 2**30)
-        assert [(m.name, stream.read(m, 4096)) for m in stream] == files
+        for seekable in (False, True):
+            stream = TarStream(io.BytesIO(out.getvalue()), 2**30, seekable=seekable)
+            assert [(m.name, stream.read(m, 4096)) for m in stream] == files
+            stream = TarStream(io.BytesIO(out.getvalue()), 2**30, seekable=seekable)
+            assert [m.name for m in stream] == [name for name, _content in files]
 
 
 @given(st.binary(max_size=3000))
