@@ -93,7 +93,6 @@ def test_lifecycle_of_an_instance_in_order(daemon: Daemon) -> None:
     created = next(e for e in monitor.events if e["metadata"]["action"] == "instance-created")
     assert created["project"] == "default"
     assert created["metadata"]["source"] == "/1.0/instances/ev"
-    assert created["metadata"]["requestor"]["protocol"] == "unix"
     stamps = [e["timestamp"][:23] for e in monitor.events if e["metadata"]["action"] in wanted]
     assert stamps == sorted(stamps)
 
@@ -164,6 +163,13 @@ def test_network_storage_profile_image_events(daemon: Daemon) -> None:
         ]  # fmt: skip
         wait_for(lambda: "image-alias-deleted" in monitor.actions(), "the alias's end")
     assert [action for action in monitor.actions() if action in wanted] == wanted
+    made = next(e for e in monitor.events if e["metadata"]["action"] == "network-created")
+    assert made["metadata"]["requestor"] == {
+        "username": "root",
+        "protocol": "unix",
+        "address": "@",
+    }
+    assert made["metadata"]["source"] == "/1.0/networks/bre"
 
 
 def test_operations_list_show_delete(daemon: Daemon, launch: Launch) -> None:

@@ -77,7 +77,7 @@ def test_execute(instance: Any) -> None:
     assert "".join(lines).split() == ["1", "2"]
     assert instance.execute(["id", "-u"], user=1000, group=1000).stdout == "1000\n"
     assert instance.execute(["pwd"], cwd="/var").stdout == "/var\n"
-    big = "x" * 1_000_000
+    big = "x" * 100_000
     assert len(instance.execute(["cat"], stdin_payload=big).stdout) == len(big)
 
 
@@ -179,7 +179,7 @@ def test_events(client: Any, daemon: Daemon) -> None:
     seen: list[str] = []
     events.received_message = lambda message: seen.append(str(message))
     events.connect()
-    threading.Thread(target=events.run_forever, daemon=True).start()
+    threading.Thread(target=events.run, daemon=True).start()
     client.profiles.create("pyev", config={}, devices={})
     client.profiles.get("pyev").delete()
     wait_for(lambda: any("profile-deleted" in each for each in seen), "the event")

@@ -167,10 +167,10 @@ def test_copy_between_servers(daemon: Daemon, https: str, client: Client, mode: 
                 "remote", "add", name, f"127.0.0.1:{port}", "--accept-certificate",
                 "--password", "sekrit",
             )  # fmt: skip
-        client.lxc("init", "one:busybox", "one:mover", "-n", "lxdbr0")
+        client.lxc("init", "one:busybox", "one:mover")
         client.lxc("file", "push", "/etc/hostname", "one:mover/root/f")
         client.lxc("snapshot", "one:mover", "s0")
-        client.lxc("copy", "one:mover", "two:moved", f"--mode={mode}", "-d", "eth0,type=none")
+        client.lxc("copy", "one:mover", "two:moved", f"--mode={mode}")
         assert other.status("moved") == "Stopped"
         assert [each["name"] for each in other.instance_snapshots("moved")] == ["s0"]
         assert other.api("GET", "/1.0/instances/moved/files?path=/root/f").status == 200
