@@ -205,28 +205,50 @@ def parse_subid(text: str, owner: str = "root", number: str = "0") -> list[Range
     return ranges
 
 
-def host_range(subuid: Path = Path("/etc/subuid"), subgid: Path = Path("/etc/subgid")) -> Range:
+def _common(some: Iterable[Range], others: Iterable[Range]) -> list[Range]:
+    """The ids that are in a range of both."""
+    found = []
+    others = list(others)
+    for one in some:
+        for other in others:
+            base = max(one.base, other.base)
+            size = min(one.base + one.size, other.base + other.size) - base
+            if size > 0:
+                found.append(Range(base, size))
+    return found
+
+
+def _granted(path: Path) -> list[Range] | None:
+    """Root's ranges in one of the two files; None when it says nothing of root at all."""
+    return (parse_subid(path.read_text()) or None) if path.exists() else None
+
+
+def _exist(path: Path) -> list[Range]:
+    """The ids that exist in this process's user namespace: not all, inside a container."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return [Range(int(first), int(size)) for first, _, size in rows]
+
+
+def host_range(
+    subuid: Path = Path("/etc/subuid"),
+    subgid: Path = Path("/etc/subgid"),
+    proc: Path = Path("/proc/self"),
+) -> Range:
     """The host ids that containers may use: root's largest range that both files grant.
 
-    :raises InternalError: the files exist and grant root no 65536 ids in common.
+    :param proc: where ``uid_map`` and ``gid_map`` tell which ids there are.
+    :raises InternalError: the files grant root no 65536 ids in common that exist.
     """
-    if not subuid.exists() and not subgid.exists():
-        return Range(BUILTIN_BASE, BUILTIN_SIZE)
-    uids = parse_subid(subuid.read_text()) if subuid.exists() else []
-    gids = parse_subid(subgid.read_text()) if subgid.exists() else []
-    if not uids and not gids:
-        return Range(BUILTIN_BASE, BUILTIN_SIZE)
-    best = Range(0, 0)
-    for u in uids:
-        for g in gids:
-            base = max(u.base, g.base)
-            size = min(u.base + u.size, g.base + g.size) - base
-            if size > best.size:
-                best = Range(base, size)
+    uids, gids = _granted(subuid), _granted(subgid)
+    if uids is None and gids is None:
+        uids = gids = [Range(BUILTIN_BASE, BUILTIN_SIZE)]
+    both = _common(uids or [], gids or [])
+    usable = _common(_common(both, _exist(proc / "uid_map")), _exist(proc / "gid_map"))
+    best = max(usable, key=lambda r: r.size, default=Range(0, 0))
     if best.size < MINIMUM_SIZE:
         raise InternalError(
             "Finding ids for unprivileged containers failed: /etc/subuid and /etc/subgid grant "
-            f"root no common range of {MINIMUM_SIZE} ids; add one, for example "
+            f"root no common range of {MINIMUM_SIZE} ids that exist; add one, for example "
             f"'root:{BUILTIN_BASE}:{BUILTIN_SIZE}'"
         )
     return best

@@ -135,11 +135,12 @@ def bind(
 
 
 def supports_idmap(directory: str | Path, userns_fd: int) -> bool:
-    """Can the file system of this directory be mounted idmapped?"""
+    """Can we mount the file system of this directory idmapped?"""
     try:
         os.close(clone(directory, userns_fd=userns_fd))
     except OSError as exc:
-        if exc.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+        # EPERM: we are in a container ourselves, and the file system is not its own.
+        if exc.errno in (errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             return False
         raise
     return True

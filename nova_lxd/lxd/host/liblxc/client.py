@@ -35,6 +35,8 @@ _SO_SNDBUFFORCE = 32
 _BUFFER = 4 << 20
 _START_TIMEOUT = 30.0
 _KILL_STEP = 0.02
+# No site packages and no environment; UTF-8 whatever the locale, as arguments hold any bytes.
+_FLAGS = ("-I", "-S", "-X", "utf8")
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from nova_lxd.lxd.host.liblxc.zygote import main; main(int(sys.argv[2]))"
@@ -75,6 +77,14 @@ def write_config(path: Path, items: Iterable[tuple[str, str]]) -> None:
     with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
         stream.writelines(lines)
     temporary.replace(path)
+
+
+def _enlarge(end: socket.socket) -> None:
+    """Make room for a long environment in one datagram, as far as this process may."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+    except PermissionError:  # we are in a container ourselves
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
 
 
 @contextlib.contextmanager
@@ -217,10 +227,10 @@ class Zygote:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 for end in (ours, theirs):
-                    end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+                    _enlarge(end)
                 top = str(Path(nova_lxd.__file__).parent.parent)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, top, str(theirs.fileno())],
+                    [sys.executable, *_FLAGS, "-c", _BOOTSTRAP, top, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

@@ -284,6 +284,24 @@ def test_many_requests_at_once(lab: Lab) -> None:
     assert zombies(pid) == []
 
 
+def test_monitors_are_small(lab: Lab) -> None:
+    """What a running container costs, its monitor's share of memory, is at most 2.8 MB."""
+    for i in range(6):
+        lab.start(f"c{i}")
+    for running in lab.running.values():
+        rollup = Path(f"/proc/{running.monitor}/smaps_rollup").read_text()
+        found = re.search(r"^Pss:\s+(\d+) kB$", rollup, re.MULTILINE)
+        assert found is not None
+        assert int(found[1]) < 2800
+
+
+def test_long_and_odd_words_get_through(lab: Lab) -> None:
+    lab.start("c1")
+    words = ["ünïcödé", "new\nline", "\udcff", "x" * 100_000]
+    code, out = lab.exec("c1", "sh", "-c", 'echo ${#3} "$1"; exit $#', *words, "last")
+    assert (code, out) == (4, "100000 new\nline\n")
+
+
 def test_adoption_by_a_new_daemon(lab: Lab) -> None:
     running = lab.start("c1")
     lab.tree("c2")

@@ -108,16 +108,31 @@ def test_later_entries_win_and_nothing_overlaps(
 
 def test_host_range(tmp_path: Path) -> None:
     uid, gid = tmp_path / "subuid", tmp_path / "subgid"
-    assert host_range(uid, gid) == Range(1000000, 1000000000)
+    for name in ("uid_map", "gid_map"):
+        (tmp_path / name).write_text("         0          0 4294967295\n")
+    assert host_range(uid, gid, tmp_path) == Range(1000000, 1000000000)
     uid.write_text("me:100000:65536\nroot:200000:100000 # ours\nbroken\nroot:x:1\n")
+    with pytest.raises(InternalError, match="65536"):
+        host_range(uid, gid, tmp_path)
     gid.write_text("root:250000:100000\n0:5000000:65536\n")
     with pytest.raises(InternalError, match="65536"):
-        host_range(uid, gid)
+        host_range(uid, gid, tmp_path)
     gid.write_text("root:220000:1000000\n")
-    assert host_range(uid, gid) == Range(220000, 80000)
+    assert host_range(uid, gid, tmp_path) == Range(220000, 80000)
     uid.write_text("me:100000:65536\n")
     gid.write_text("me:100000:65536\n")
-    assert host_range(uid, gid) == Range(1000000, 1000000000), "nothing granted to root at all"
+    assert host_range(uid, gid, tmp_path) == Range(1000000, 1000000000), "nothing for root at all"
+
+
+def test_host_range_inside_a_container(tmp_path: Path) -> None:
+    """Only ids that our own container has can be given on."""
+    missing = tmp_path / "none"
+    for name in ("uid_map", "gid_map"):
+        (tmp_path / name).write_text("0 100000 1100000\n")
+    assert host_range(missing, missing, tmp_path) == Range(1000000, 100000)
+    (tmp_path / "gid_map").write_text("0 100000 65536\n")
+    with pytest.raises(InternalError, match="exist"):
+        host_range(missing, missing, tmp_path)
 
 
 def test_default_map_is_the_whole_range() -> None:
