@@ -56,6 +56,7 @@ def _order(archive: Path, target: Path, image: bool, limits: Limits) -> Order:
         max_bytes=limits.max_bytes,
         max_entries=limits.max_entries,
         any_device=limits.any_device,
+        parent=os.getpid(),
     )
 
 

@@ -44,8 +44,12 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Order:
-    """What to do: ``decompress`` is the program in front of tar (empty for none), ``squashfs`` the
-    path of a squashfs file (empty for a tar archive), ``image`` as in :class:`Rules`."""
+    """What to do.
+
+    ``decompress`` is the program in front of tar (empty for none), ``squashfs`` the path of a
+    squashfs file (empty for a tar archive), ``image`` as in :class:`Rules`, ``parent`` the process
+    without which nobody wants the result.
+    """
 
     target: str
     decompress: list[str]
@@ -54,6 +58,7 @@ class Order:
     max_bytes: int
     max_entries: int
     any_device: bool
+    parent: int
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -184,6 +189,8 @@ def main() -> int:
     die_with_parent()
     fields: dict[str, Any] = json.loads(sys.argv[1])
     order = Order(**fields)
+    if os.getppid() != order.parent:
+        return 1  # the daemon ended before the death signal was asked for
     os.umask(0)
     drop_powers([Path(order.target)])
     try:

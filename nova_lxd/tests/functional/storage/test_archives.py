@@ -6,9 +6,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 from nova_lxd.lxd.errors import BadRequest, NoSpace
 from nova_lxd.lxd.storage import pack
+from nova_lxd.lxd.storage.drivers.generic import STAGING
 from nova_lxd.lxd.storage.unpack import Limits, unpack_archive, unpack_image
 from nova_lxd.lxd.storage.volume import Volume, VolumeType
 from nova_lxd.tests.functional.storage import backends
@@ -272,3 +275,42 @@ def test_full_disk_is_told_when_packing(tree: Path) -> None:
     with Path("/dev/full").open("wb", buffering=0) as out, pytest.raises(OSError) as caught:
         pack.write([pack.Source(tree, WHOLE)], "none", out)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_helper_ends_with_the_daemon(tmp_path: Path) -> None:
+    """Killed amid unpacking, the daemon leaves no process and, after its start, no tree."""
+    tree = tmp_path / "tree"
+    (tree / "rootfs").mkdir(parents=True)
+    for number in range(40):
+        (tree / f"rootfs/{number}").write_bytes(os.urandom(1024**2))
+    archive = tmp_path / "image"
+    with archive.open("wb") as out:
+        pack.write([pack.Source(tree, ("rootfs",))], "gzip", out)
+    with backends.pool("btrfs-loop", tmp_path / "pool") as pool:
+        staging = pool.driver.root / STAGING
+        volume = Volume(VolumeType.CONTAINER, "c1")
+        child = os.fork()
+        if child == 0:
+            pool.create_volume(volume, lambda place: unpack_image(archive, None, place))
+            os._exit(0)
+        deadline = time.monotonic() + 30
+        while not list(staging.glob("*/rootfs/*")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pool.mount()
+        time.sleep(0.3)
+        assert not list(staging.iterdir())
+        assert not pool.driver.has(volume)
+        assert not [
+            words
+            for words in Path("/proc").glob("[0-9]*/cmdline")
+            if os.fsencode(staging) in read_if_there(words)
+        ]
+
+
+def read_if_there(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
