@@ -105,6 +105,11 @@ class SupervisorController:
         strays: list[str] = self._ask("quit", timeout=120)["strays"]
         return strays
 
+    def supervisor_pid(self) -> int:
+        """The process id of the running supervisor."""
+        pid: int = self._ask("status")["pid"]
+        return pid
+
     def _running(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             try:

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tempest with a configuration made from the running cloud, and a summary of what it said."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cloud import ini, tenancy, venv
+from cloud.cli import open_cloud
+from cloud.context import REGION, Cloud, Section
+from cloud.errors import CloudError
+from cloud.layout import DEFAULT_STATE
+from cloud.rest import Rest
+
+HERE = Path(__file__).resolve().parent
+SHARE = HERE / "tempest-share.txt"
+FULL = HERE / "tempest-full.txt"
+EXCLUDE = HERE / "tempest-exclude.txt"
+FLAVORS = ("c1.small", "c1.medium")
+
+COMPUTE_FEATURES: Section = {
+    "resize": True, "pause": True, "suspend": True, "shelve": True, "rescue": True,
+    "snapshot": True, "interface_attach": True, "console_output": True, "config_drive": True,
+    "metadata_service": True, "disk_config": True, "change_password": True,
+    "cold_migration": False, "live_migration": False, "serial_console": True,
+    "vnc_console": False, "spice_console": False,
+    "ide_bus": False, "attach_encrypted_volume": False, "personality": False,
+    "stable_rescue": False, "volume_multiattach": False, "swap_volume": False,
+}
+
+
+def directory(cloud: Cloud) -> Path:
+    return cloud.data("tempest")
+
+
+def configuration(cloud: Cloud) -> dict[str, Section]:
+    """tempest.conf: what this cloud has, asked from its own APIs."""
+    rest = Rest.login(cloud)
+    images = rest.service("image").get("/images?name=debian")["images"]
+    network = rest.service("network")
+    external = network.get(f"/networks?name={tenancy.EXTERNAL_NETWORK}")["networks"][0]
+    extensions = ",".join(item["alias"] for item in network.get("/extensions")["extensions"])
+    image = images[0]["id"]
+    return {
+        "DEFAULT": {"log_file": str(directory(cloud) / "tempest.log"), "debug": False},
+        "oslo_concurrency": {"lock_path": str(cloud.data("tempest/lock"))},
+        "auth": {
+            "use_dynamic_credentials": True, "admin_username": "admin",
+            "admin_password": cloud.password("admin"), "admin_project_name": "admin",
+            "admin_domain_name": "Default",
+        },
+        "identity": {"uri_v3": cloud.url("keystone", "/v3"), "auth_version": "v3",
+                     "region": REGION},
+        "identity-feature-enabled": {"api_v2": False},
+        "service_available": {"cinder": cloud.has("cinder"), "glance": True, "neutron": True,
+                              "nova": True, "swift": False, "horizon": cloud.has("horizon")},
+        "image": {"region": REGION},
+        "compute": {
+            "image_ref": image, "image_ref_alt": image, "flavor_ref": FLAVORS[0],
+            "flavor_ref_alt": FLAVORS[1], "min_microversion": "2.1",
+            "max_microversion": "latest", "build_timeout": 300, "build_interval": 1,
+            "min_compute_nodes": len(cloud.settings.hosts),
+        },
+        "compute-feature-enabled": COMPUTE_FEATURES,
+        "validation": {
+            "run_validation": cloud.settings.driver == "lxd", "image_ssh_user": "debian",
+            "image_alt_ssh_user": "debian", "connect_method": "floating", "ssh_timeout": 180,
+            "ssh_key_type": "ecdsa", "network_for_ssh": tenancy.EXTERNAL_NETWORK,
+        },
+        "network": {
+            "public_network_id": external["id"], "project_network_cidr": "10.100.0.0/16",
+            "floating_network_name": tenancy.EXTERNAL_NETWORK,
+        },
+        "network-feature-enabled": {"floating_ips": True, "api_extensions": extensions,
+                                    "ipv6": True},
+        "volume": {"volume_size": 1, "storage_protocol": "nfs", "vendor_name": "Open Source"},
+        "volume-feature-enabled": {"backup": False},
+    }
+
+
+def prepare(cloud: Cloud) -> Path:
+    """Install tempest if it is missing, make its directory, write its configuration."""
+    if not Path(cloud.bin("tempest")).exists():
+        venv.pip_install(cloud, "tempest")
+    home = directory(cloud)
+    if not (home / ".stestr.conf").exists():
+        cloud.manage("tempest", "tempest", "init", str(home))
+    ini.write(home / "etc/tempest.conf", configuration(cloud))
+    return home
+
+
+def patterns(path: Path) -> list[str]:
+    """The lines of a list, without comments."""
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def execute(cloud: Cloud, wanted: Sequence[str], concurrency: int) -> int:
+    """Run the tests that match; prints a summary with the reasons of skips.
+
+    Returns tempest's exit code.
+    """
+    home = prepare(cloud)
+    argv = [cloud.bin("tempest"), "run", "--concurrency", str(concurrency),
+            "--regex", "|".join(wanted), "--exclude-list", str(EXCLUDE)]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    # tempest's own clients must not check certificates that this cloud does not use.
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        environment.pop(name, None)
+    code = subprocess.call(argv, cwd=home, env=environment)
+    print(summary(cloud, home))
+    return code
+
+
+def summary(cloud: Cloud, home: Path) -> str:
+    """Counts of the last run and the reasons of its skips, from its subunit stream."""
+    stestr = cloud.bin("stestr")
+    stream = subprocess.run([stestr, "last", "--subunit"], cwd=home, capture_output=True,
+                            check=False).stdout
+    text = subprocess.run([cloud.bin("subunit-2to1")], input=stream, capture_output=True,
+                          check=False).stdout.decode(errors="replace")
+    counts = collections.Counter(
+        match.group(1) for match in re.finditer(r"^(success|failure|error|skip): \S+", text, re.M))
+    reasons = collections.Counter(
+        line.strip() for line in re.findall(r"^skip: .*\[\n(?:[^\]]*?\n)?(.+)\n\]", text, re.M))
+    lines = [f"tempest: {counts['success']} passed, {counts['failure'] + counts['error']} failed, "
+             f"{counts['skip']} skipped"]
+    lines += [f"  skipped {count:>3}: {reason}" for reason, count in reasons.most_common()]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the share, the whole or what is named; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="tools/cloud/tempest", description=__doc__)
+    parser.add_argument("--state", type=Path,
+                        default=Path(os.environ.get("NOVA_LXD_CLOUD") or DEFAULT_STATE))
+    parser.add_argument("--full", action="store_true", help="the whole, not the CI share")
+    parser.add_argument("--concurrency", type=int, default=2)
+    parser.add_argument("regex", nargs="*", help="only these tests")
+    arguments = parser.parse_args(argv)
+    wanted = arguments.regex or patterns(FULL if arguments.full else SHARE)
+    try:
+        return execute(open_cloud(arguments.state), wanted, arguments.concurrency)
+    except CloudError as error:
+        print(f"tools/cloud/tempest: {error.report()}", file=sys.stderr)
+        return 1
