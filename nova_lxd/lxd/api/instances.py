@@ -13,7 +13,6 @@ from nova_lxd.lxd.api import envelope, instance_sources, instance_view
 from nova_lxd.lxd.api.filters import apply_filter
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
-from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.projects import with_project
@@ -32,17 +31,12 @@ _INLINE = 50
 
 
 def _entries(request: Request, project: str | None) -> list[_Entry]:
-    svc = request.services.instances
-    expander = svc.expander()
-    found = []
-    for record in db_instances.get_all(request.services.db, project):
-        inst = svc.by_id(record.id)
-        if inst is not None:
-            expanded = expander.expand(
-                record.project, record.profiles, record.config, record.devices
-            )
-            found.append((inst, record, expanded))
-    return found
+    return [
+        entry
+        for entry in request.services.instances.listing()
+        if (project is None or entry[1].project == project)
+        and request.identity.may_use(entry[1].project)
+    ]
 
 
 def _full(request: Request, entries: Iterable[_Entry]) -> list[dict[str, Any]]:
@@ -81,7 +75,6 @@ async def get_instances(request: Request) -> web.StreamResponse:
 
     def read() -> list[Any]:
         entries = [] if kind == "virtual-machine" else _entries(request, project)
-        entries = [e for e in entries if request.identity.may_use(e[1].project)]
         if expression:
             shown = [instance_view.instance(*entry) for entry in entries]
             kept = {(i["project"], i["name"]) for i in apply_filter(shown, expression)}

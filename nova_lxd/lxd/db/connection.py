@@ -33,6 +33,8 @@ class Database:
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._write_lock = threading.RLock()
+        #: Grows with every commit: what was read at the same number is still true.
+        self.generation = 0
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._writer = self._connect()
         self._migrate()
@@ -87,6 +89,7 @@ class Database:
                 self._writer.execute("ROLLBACK")
                 raise
             self._writer.execute("COMMIT")
+            self.generation += 1
 
     def close(self) -> None:
         """Close every connection; the last one folds the write-ahead log into the file."""

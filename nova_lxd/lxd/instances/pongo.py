@@ -8,6 +8,7 @@ output is bounded.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -171,17 +172,21 @@ def _check(node: nodes.Node, loops: int, budget: list[int]) -> None:
         _check(child, loops, budget)
 
 
+@functools.lru_cache(maxsize=256)
+def _compiled(text: str) -> jinja2.Template:
+    tree = _ENV.parse(translate(text))
+    _check(tree, 0, [MAX_NODES])
+    return jinja2.Template.from_code(_ENV, _ENV.compile(tree), {})
+
+
 def render(text: str, variables: Mapping[str, Any]) -> str:
     """The text with every tag evaluated.
 
     :raises TemplateError: a syntax error, something not allowed, or more than 4 MiB of output.
     """
     try:
-        tree = _ENV.parse(translate(text))
-        _check(tree, 0, [MAX_NODES])
-        template = jinja2.Template.from_code(_ENV, _ENV.compile(tree), {})
         parts, size = [], 0
-        for part in template.generate(variables):
+        for part in _compiled(text).generate(variables):
             size += len(part)
             if size > MAX_OUTPUT:
                 raise TemplateError(f"its output is longer than {MAX_OUTPUT} characters")

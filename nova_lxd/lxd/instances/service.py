@@ -83,6 +83,7 @@ class Instances:
         self._by_id: dict[int, Instance] = {}
         self._by_name: dict[tuple[str, str], Instance] = {}
         self._registry = threading.RLock()
+        self._listing: tuple[int, list[tuple[InstanceRecord, Expanded]]] | None = None
         self._scheduler = schedule.Scheduler(self)
 
     # -- life of the daemon -------------------------------------------------------------------
@@ -189,17 +190,27 @@ class Instances:
             record.project, record.profiles, record.config, record.devices
         )
 
+    def listing(self) -> list[tuple[Instance, InstanceRecord, Expanded]]:
+        """Every instance with its record and expanded configuration, by project and name.
+
+        Kept until the database changes; callers leave it as it is.
+        """
+        generation = self.ctx.db.generation
+        kept = self._listing
+        if kept is None or kept[0] != generation:
+            expander = self.expander()
+            found = [
+                (r, expander.expand(r.project, r.profiles, r.config, r.devices))
+                for r in db_instances.get_all(self.ctx.db)
+            ]
+            kept = self._listing = (generation, found)
+        entries = ((self._by_id.get(r.id), r, e) for r, e in kept[1])
+        return [(inst, r, e) for inst, r, e in entries if inst is not None]
+
     def expand_ids(self, ids: Iterable[int]) -> list[tuple[InstanceRecord, Expanded]]:
         """Records and expanded configurations of several instances."""
         wanted = set(ids)
-        if not wanted:
-            return []
-        expander = self.expander()
-        return [
-            (r, expander.expand(r.project, r.profiles, r.config, r.devices))
-            for r in db_instances.get_all(self.ctx.db)
-            if r.id in wanted
-        ]
+        return [(r, e) for _, r, e in self.listing() if r.id in wanted] if wanted else []
 
     def idmap_of(self, config: Mapping[str, str]) -> Idmap:
         """The map an instance would get, an isolated one from what is recorded."""

@@ -42,15 +42,31 @@ def stop(svc: Instances, inst: Instance) -> None:
     current = _claim(inst)
     trace = Trace(f"stop of {inst}")
     try:
+        current.signal(signal.SIGKILL)
+        # The kernel takes its time with a veth pair: let it do so beside the container's end.
+        _drop_pairs(svc, inst)
+        trace.step("nics")
         kill(inst, current)
         trace.step("kill")
     except BaseException:
         _unclaim(svc, inst, current)
         raise
-    cleanup(svc, inst, current)
-    trace.step("clean-up")
-    trace.done()
+    cleanup(svc, inst, current, trace)
     LOG.info("Stopped %s", inst)
+
+
+def _drop_pairs(svc: Instances, inst: Instance) -> None:
+    """Remove the veth pairs of a dying instance; what fails here is done again at the clean-up."""
+    record = svc.record(inst)
+    expanded = svc.expanded(record)
+    seen = deviceset.view(svc.ctx, record, expanded, inst.idmap)
+    for name, config in expanded.devices.items():
+        if config.get("type") != "nic" or not seen.volatile(name, "host_name"):
+            continue
+        try:
+            deviceset.build(svc.ctx, name, config, seen).stop()
+        except (LXDError, OSError) as exc:
+            LOG.debug("Removing nic %s of %s early failed: %s", name, inst, exc)
 
 
 def shutdown(svc: Instances, inst: Instance, timeout: float | None) -> None:
@@ -124,28 +140,36 @@ def force_while_busy(svc: Instances, inst: Instance, locks: ActionLocks) -> bool
     return inst.ended.wait(_CLEANUP_PATIENCE)
 
 
-def cleanup(svc: Instances, inst: Instance, current: Running) -> None:
+def cleanup(
+    svc: Instances, inst: Instance, current: Running, trace: Trace | None = None
+) -> None:
     """Take devices, mounts and the record back after the container's end; it stays defined.
 
     What fails is logged and does not keep the rest from it: the instance is stopped in any case.
     """
+    trace = trace or Trace(f"clean-up after {inst}")
     record = svc.record(inst)
     expanded = svc.expanded(record)
     ctx = svc.ctx
     svc.target(inst)  # told to whoever asked; a later start must not find it
     if current.alive:  # only its monitor ended: it was killed
         _kill_leftovers(svc, inst)
+    trace.step("read")
     changes = deviceset.post_stop(ctx, deviceset.view(ctx, record, expanded, inst.idmap))
+    trace.step("devices")
     try:
         rootmount.unmount(ctx.paths.rootfs_mount(inst.project, inst.name))
         confine.remove(ctx, inst.project, inst.name)
     except (OSError, LXDError):
         LOG.exception("Releasing the root of %s failed", inst)
+    trace.step("root")
     changes["volatile.last_state.power"] = "STOPPED"
     changes.update(svc.stop_changes(record))
     db_instances.set_config(ctx.db, inst.id, changes)
     svc.forget_running(inst)
     processors.rebalance(svc)
+    trace.step("record")
+    trace.done()
 
 
 def _kill_leftovers(svc: Instances, inst: Instance) -> None:

@@ -9,6 +9,7 @@ a guest controls: neither is believed.
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import stat
@@ -89,15 +90,19 @@ def read(volume: Path) -> list[Template]:
     if data is None:
         return []
     # Most often there are none, and YAML is slow.
-    if b"templates" not in data:
-        return []
+    return list(_parse(data)) if b"templates" in data else []
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(data: bytes) -> tuple[Template, ...]:
+    """The templates in the text of a metadata.yaml; instances of one image share it."""
     document = load_yaml(data)
     entries = document.get("templates") if isinstance(document, dict) else None
     if not isinstance(entries, dict):
-        return []
+        return ()
     if len(entries) > MAX_TARGETS:
         raise BadRequest(f"Reading templates failed: there are more than {MAX_TARGETS}")
-    return [_template(str(path), entry) for path, entry in entries.items()]
+    return tuple(_template(str(path), entry) for path, entry in entries.items())
 
 
 def _template(path: str, entry: Any) -> Template:
