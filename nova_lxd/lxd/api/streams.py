@@ -17,6 +17,11 @@ from aiohttp import WSMsgType, web
 _CHUNK = 65536
 
 
+def _settle(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 class Descriptor:
     """A non-blocking descriptor on the event loop; owns and closes it."""
 
@@ -33,7 +38,7 @@ class Descriptor:
         waiter: asyncio.Future[None] = self._loop.create_future()
         add = self._loop.add_writer if write else self._loop.add_reader
         remove = self._loop.remove_writer if write else self._loop.remove_reader
-        add(self._fd, lambda: waiter.done() or waiter.set_result(None))
+        add(self._fd, _settle, waiter)
         try:
             await waiter
         finally:
@@ -83,7 +88,7 @@ async def readable(fd: int) -> None:
     """Wait until a descriptor is readable; it stays the caller's."""
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: waiter.done() or waiter.set_result(None))
+    loop.add_reader(fd, _settle, waiter)
     try:
         await waiter
     finally:

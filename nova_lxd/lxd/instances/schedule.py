@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that takes scheduled snapshots and removes expired ones, once a minute."""
+"""The thread that takes scheduled snapshots and removes expired ones and backups, each minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.errors import LXDError
-from nova_lxd.lxd.instances import snapshots
+from nova_lxd.lxd.instances import backup, snapshots
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.schema import cron
 from nova_lxd.lxd.schema.configkeys import is_true
@@ -48,8 +48,9 @@ class Scheduler:
             try:
                 take_due(self._svc, datetime.now())
                 remove_expired(self._svc, time.time())
+                backup.remove_expired(self._svc, time.time())
             except Exception:
-                LOG.exception("Looking after snapshots failed; trying again in a minute")
+                LOG.exception("Looking after snapshots and backups failed; trying again in a minute")
 
 
 def take_due(svc: Instances, when: datetime) -> None:

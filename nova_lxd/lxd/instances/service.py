@@ -92,6 +92,7 @@ class Instances:
         """Start the helper, adopt what runs and finish or undo what was half-made."""
         self.ctx.liblxc.open()
         recover.recover(self)
+        backup.sweep(self)
         self._scheduler.start()
 
     def autostart(self) -> None:

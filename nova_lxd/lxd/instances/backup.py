@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backups: an instance with its snapshots as one archive, and back (``lxc export``, ``import``).
+
+The archive is LXD's: ``backup/index.yaml``, ``backup/snapshots/NAME`` and ``backup/container``.
+Trees in it have the container's own ids, which index.yaml says by ``volatile.last_state.idmap``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from nova_lxd.lxd.db import backups as db_backups
+from nova_lxd.lxd.db import instances as db_instances
+from nova_lxd.lxd.db import snapshots as db_snapshots
+from nova_lxd.lxd.db.backups import BackupRecord
+from nova_lxd.lxd.errors import BadRequest, Conflict, NotFound
+from nova_lxd.lxd.host import mounts, shift
+from nova_lxd.lxd.host.idmap import Idmap
+from nova_lxd.lxd.images.decompress import decompressed
+from nova_lxd.lxd.images.formats import detect
+from nova_lxd.lxd.images.tarstream import TarStream
+from nova_lxd.lxd.instances import backupindex, create, intents, naming, snapshots, volumes
+from nova_lxd.lxd.instances.backupindex import Index
+from nova_lxd.lxd.instances.create import NewInstance
+from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.schema.configkeys import is_true
+from nova_lxd.lxd.storage import pack
+from nova_lxd.lxd.storage.copying import equal_tree, remove_tree
+from nova_lxd.lxd.storage.unpack import Limits, unpack_archive
+
+if TYPE_CHECKING:
+    from nova_lxd.lxd.instances.service import Instances
+
+LOG = logging.getLogger(__name__)
+_INDEX = "backup/index.yaml"
+_MAX_SCANNED = 1 << 30
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A backup to be made."""
+
+    name: str
+    expires_at: float = 0.0
+    instance_only: bool = False
+    compression: str = ""
+
+
+def archive(svc: Instances, inst: Instance, name: str) -> Path:
+    """Where the archive of a backup is."""
+    return svc.ctx.paths.backups / "instances" / inst.stored_name / name
+
+
+def get(svc: Instances, inst: Instance, name: str) -> BackupRecord:
+    """:raises NotFound: the instance has no such backup."""
+    for found in db_backups.of_instance(svc.ctx.db, inst.id):
+        if found.name == name:
+            return found
+    raise NotFound("Instance backup not found")
+
+
+def free_name(svc: Instances, inst: Instance) -> str:
+    """LXD's ``backupN`` with the next free number."""
+    taken = {backup.name for backup in db_backups.of_instance(svc.ctx.db, inst.id)}
+    number = 0
+    while f"backup{number}" in taken:
+        number += 1
+    return f"backup{number}"
+
+
+def make(svc: Instances, inst: Instance, wanted: Wanted) -> None:
+    """Write the archive of an instance, which may run, and record it.
+
+    :raises Conflict: the name is taken.  :raises BadRequest: unknown compression.
+    """
+    naming.check_snapshot_name(wanted.name)
+    algorithm = wanted.compression or svc.ctx.config.get("backups.compression_algorithm")
+    if pack.check_algorithm(algorithm)[0] == pack.SQUASHFS:
+        raise BadRequest("Backing up failed: squashfs is no compression for backups; use gzip")
+    path = archive(svc, inst, wanted.name)
+    with svc.hold(inst, "backup", _PATIENCE), ExitStack() as undo:
+        if any(b.name == wanted.name for b in db_backups.of_instance(svc.ctx.db, inst.id)):
+            raise Conflict(f'Backup "{wanted.name}" already exists')
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.new")
+        undo.callback(partial.unlink, missing_ok=True)
+        with partial.open("wb") as out:
+            _write(svc, inst, wanted, algorithm, out)
+        partial.rename(path)
+        undo.callback(path.unlink, missing_ok=True)
+        record = BackupRecord(
+            inst.id,
+            wanted.name,
+            time.time(),
+            wanted.expires_at,
+            wanted.instance_only,
+            False,
+            algorithm,
+        )
+        try:
+            db_backups.create(svc.ctx.db, record)
+        except sqlite3.IntegrityError as exc:
+            raise Conflict(f'Backup "{wanted.name}" already exists') from exc
+        undo.pop_all()
+    svc.announce("instance-backup-created", inst, context={"name": wanted.name})
+    LOG.info("Backed up %s as %s", inst, wanted.name)
+
+
+def _write(svc: Instances, inst: Instance, wanted: Wanted, algorithm: str, out: IO[bytes]) -> None:
+    """Assemble the archive's tree out of bind mounts and pack it."""
+    record = svc.record(inst)
+    pool = svc.ctx.storage.get(record.pool)
+    row = svc.ctx.storage.row(record.pool)
+    volume = volumes.of_record(record)
+    kept = [] if wanted.instance_only else db_snapshots.of_instance(svc.ctx.db, inst.id)
+    expander = svc.expander()
+    expanded = expander.expand(record.project, record.profiles, record.config, record.devices)
+    described = [
+        (s, expander.expand(record.project, s.profiles, s.config, s.devices))
+        for s in kept
+        if not s.intent
+    ]
+    with ExitStack() as stack:
+        top = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=".export-", dir=svc.ctx.paths.backups)
+            )
+        )
+        tree = top / "backup"
+        tree.mkdir()
+        index = backupindex.dump(record, expanded, described, row, optimized=False)
+        (top / _INDEX).write_bytes(index)
+        for snapshot, _expanded in described:
+            source = stack.enter_context(pool.mounted(volume.at(snapshot.name)))
+            _bind(stack, source, tree / "snapshots" / snapshot.name)
+        source = stack.enter_context(pool.mounted(volume))
+        _bind(stack, source, tree / "container")
+        entries = [_INDEX, "backup/container"]
+        if described:
+            entries.insert(1, "backup/snapshots")
+        with snapshots.still(svc, inst, record.pool):
+            pack.write([pack.Source(top, tuple(entries))], algorithm, out)
+
+
+def _bind(stack: ExitStack, source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    mounts.bind(source, target, readonly=True)
+    stack.callback(mounts.unmount, target)
+
+
+def rename(svc: Instances, inst: Instance, name: str, new: str) -> None:
+    """:raises Conflict: the new name is taken."""
+    naming.check_snapshot_name(new)
+    with svc.hold(inst, "rename backup", _PATIENCE):
+        get(svc, inst, name)
+        if any(b.name == new for b in db_backups.of_instance(svc.ctx.db, inst.id)):
+            raise Conflict(f'Backup "{new}" already exists')
+        archive(svc, inst, name).rename(archive(svc, inst, new))
+        db_backups.rename(svc.ctx.db, inst.id, name, new)
+    svc.announce("instance-backup-renamed", inst, context={"name": new, "old_name": name})
+
+
+def delete(svc: Instances, inst: Instance, name: str) -> None:
+    """Remove a backup and its archive."""
+    with svc.hold(inst, "delete backup", _PATIENCE):
+        get(svc, inst, name)
+        path = archive(svc, inst, name)
+        path.unlink(missing_ok=True)
+        db_backups.delete(svc.ctx.db, inst.id, name)
+        with contextlib.suppress(OSError):  # other backups are there
+            path.parent.rmdir()
+    svc.announce("instance-backup-deleted", inst, context={"name": name})
+
+
+def remove_expired(svc: Instances, now: float) -> None:
+    """Delete the backups whose time is over."""
+    for record in db_backups.expired(svc.ctx.db, now):
+        inst = svc.by_id(record.instance_id)
+        if inst is not None:
+            delete(svc, inst, record.name)
+
+
+def sweep(svc: Instances) -> None:
+    """At start-up: remove what a killed daemon left half-made, and archives that nobody knows."""
+    backups = svc.ctx.paths.backups
+    for entry in backups.glob(".*port-*"):
+        mounts.unmount_all(entry)
+        remove_tree(entry)
+    known = {archive(svc, i, b.name) for i in svc.all() for b in _of(svc, i)}
+    for path in (backups / "instances").glob("*/*"):
+        if path not in known:
+            path.unlink()
+
+
+def _of(svc: Instances, inst: Instance) -> list[BackupRecord]:
+    return db_backups.of_instance(svc.ctx.db, inst.id)
+
+
+def read_index(path: Path) -> Index:
+    """The index of a backup's archive, which stands at its beginning.
+
+    :raises BadRequest: the file is no backup.
+    """
+    with decompressed(path, detect(path)) as stream:
+        tar = TarStream(stream, _MAX_SCANNED)
+        for member in tar:
+            if member.name.removeprefix("./") == _INDEX:
+                return backupindex.parse(tar.read(member, backupindex.MAX_INDEX))
+    raise BadRequest(f"Importing the backup failed: it has no {_INDEX}")
+
+
+@dataclass(frozen=True)
+class Import:
+    """An archive to be made an instance of; empty names mean the backup's own."""
+
+    path: Path
+    project: str
+    name: str = ""
+    pool: str = ""
+
+
+def restore(svc: Instances, wanted: Import, index: Index) -> Instance:
+    """Make the instance of a backup, with its snapshots.
+
+    :raises BadRequest: the archive holds what it may not, or its configuration is invalid.
+    :raises Conflict: the name is taken.
+    """
+    if index.optimized:
+        raise BadRequest(
+            "Importing the backup failed: it is optimised for another storage driver; export it "
+            "without --optimized-storage"
+        )
+    source = index.instance
+    config, idmap = _imported_config(source.config)
+    new = NewInstance(
+        project=wanted.project,
+        name=wanted.name or index.name,
+        architecture=source.architecture,
+        description=source.description,
+        ephemeral=source.ephemeral,
+        config=config,
+        devices=_on_pool(svc, wanted, source.devices, source.profiles),
+        profiles=source.profiles,
+        created_at=source.created_at,
+    )
+    for snapshot in index.snapshots:
+        naming.check_snapshot_name(snapshot.name)
+    expanded = create.validate(svc, new)
+    privileged = is_true(expanded.config.get("security.privileged"))
+    with ExitStack() as undo:
+        record = create.insert(svc, new, expanded, intents.CREATE)
+        undo.callback(db_instances.delete, svc.ctx.db, record.id)
+        pool = svc.ctx.storage.get(record.pool)
+        with tempfile.TemporaryDirectory(prefix=".import-", dir=svc.ctx.paths.backups) as scratch:
+            tree = Path(scratch, "tree")
+            tree.mkdir()
+            unpack_archive(wanted.path, tree, Limits(any_device=privileged))
+            volume = pool.create_volume(volumes.of_record(record, expanded))
+            undo.callback(pool.driver.delete_volume, volume)
+            for snapshot in index.snapshots:
+                _fill(pool.driver.mount_volume(volume), tree, f"snapshots/{snapshot.name}", idmap)
+                pool.driver.create_snapshot(volume.at(snapshot.name))
+            _fill(pool.driver.mount_volume(volume), tree, "container", idmap)
+        volumes.link(svc.ctx.paths, record.pool, volume, snapshots=bool(index.snapshots))
+        undo.callback(volumes.unlink, svc.ctx.paths, volume)
+        for snapshot in index.snapshots:
+            kept, _idmap = _imported_config(snapshot.config)
+            db_snapshots.create(
+                svc.ctx.db, replace(snapshot, instance_id=record.id, config=kept, intent="")
+            )
+        changes = create.prepare_devices(svc, record, expanded)
+        db_instances.set_config(svc.ctx.db, record.id, changes, intent="")
+        undo.pop_all()
+    inst = svc.adopt_record(record)
+    context = {"storage-pool": record.pool, "type": "container"}
+    svc.announce("instance-created", inst, context=context)
+    LOG.info("Imported %s from a backup", inst)
+    return inst
+
+
+def _imported_config(config: Mapping[str, str]) -> tuple[dict[str, str], Idmap]:
+    """The configuration without what was the other server's, and the id map of its trees."""
+    text = config.get("volatile.last_state.idmap", "[]")
+    foreign = ("volatile.idmap.", "volatile.last_state.", "volatile.uuid")
+    kept = {
+        key: value
+        for key, value in config.items()
+        if not key.startswith(foreign) and not key.endswith((".host_name", ".last_state.created"))
+    }
+    return kept, Idmap.from_json(text) if text else Idmap()
+
+
+def _on_pool(
+    svc: Instances, wanted: Import, devices: Mapping[str, Mapping[str, str]], profiles: list[str]
+) -> dict[str, dict[str, str]]:
+    """The devices, with the root disk on the pool that was asked for."""
+    result = {name: dict(device) for name, device in devices.items()}
+    if not wanted.pool:
+        return result
+    expanded = svc.expander().expand(wanted.project, profiles, {}, result)
+    root = expanded.root
+    name, device = root if root else ("root", {"type": "disk", "path": "/"})
+    result[name] = {**device, "pool": wanted.pool}
+    return result
+
+
+def _fill(target: Path, tree: Path, part: str, idmap: Idmap) -> None:
+    """Make a volume's content that of one part of the unpacked archive."""
+    source = tree / "backup" / part
+    if not (source / "rootfs").is_dir() or source.is_symlink():
+        raise BadRequest(f"Importing the backup failed: it has no directory backup/{part}/rootfs")
+    if idmap:
+        shift.unshift(source / "rootfs", idmap)
+    equal_tree(source, target)
+
+
+def describe(record: BackupRecord) -> dict[str, Any]:
+    """The fields of LXD's InstanceBackup that need no formatting."""
+    return {
+        "name": record.name,
+        "instance_only": record.instance_only,
+        "container_only": record.instance_only,
+        "optimized_storage": record.optimized,
+    }
