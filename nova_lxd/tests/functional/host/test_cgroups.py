@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from nova_lxd.lxd.host import cgroup_settings as settings
-from nova_lxd.lxd.host import cgroups
+from nova_lxd.lxd.host import cgroups, device_nodes
 from nova_lxd.lxd.host.cgroups import Cgroup
 from nova_lxd.tests.functional.host.conftest import Lab
 
@@ -131,13 +133,34 @@ def test_device_list(lab: Lab) -> None:
         assert "c 10:237 rwm" not in group.read("devices", "devices.list", "")
 
 
+def test_device_refused_allowed_and_refused_again(lab: Lab) -> None:
+    """In both dialects: a device that is not on the list."""
+    needs("devices")
+    if not Path("/dev/loop-control").exists():
+        pytest.skip("this host has no /dev/loop-control")
+    node = replace(device_nodes.of_path("/dev/loop-control"), mode=0o666)
+    source = lab.top / "node"
+    device_nodes.make(source, node, lab.idmap)
+    entry = device_nodes.mount_entry(source, "/dev/mine")
+    lab.start("c1", *cgroups.layout().config_items([settings.devices()]), entry)
+
+    def readable() -> bool:
+        return lab.exec("c1", "sh", "-c", ": < /dev/mine")[0] == 0
+
+    assert not readable()
+    lab.zygote.set_cgroup_item("c1", lab.lxcpath, "devices.allow", node.rule)
+    assert readable()
+    lab.zygote.set_cgroup_item("c1", lab.lxcpath, "devices.deny", node.rule)
+    assert not readable()
+
+
 def test_ended_container_is_told(lab: Lab) -> None:
     running = lab.start("c1")
     group = Cgroup.of(running.init, "c1")
     running.kill()
     with pytest.raises(FileNotFoundError):
-        group.memory()
-    with pytest.raises(FileNotFoundError):
         group.cpu_seconds()
+    with pytest.raises(FileNotFoundError):
+        group.thaw()
     with pytest.raises(ProcessLookupError):
         Cgroup.of(running.init, "c1")
