@@ -105,9 +105,13 @@ def parse(data: bytes) -> ImageMetadata:
     architecture = fields.get("architecture", "")
     if not isinstance(architecture, str) or architecture in _NULL:
         raise _refuse("it names no architecture")
+    known = normalise(architecture)
+    created = _date(fields, "creation_date")
+    if not created:  # LXD refuses that as well
+        raise _refuse("it has no creation_date")
     return ImageMetadata(
-        normalise(architecture),
-        _date(fields, "creation_date"),
+        known,
+        created,
         _date(fields, "expiry_date"),
         _properties(fields),
     )

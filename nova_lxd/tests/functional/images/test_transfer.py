@@ -161,6 +161,8 @@ def test_simplestreams_copy_and_refresh(own: Daemon, tmp_path: Path) -> None:
         assert image["created_at"].startswith("2024-01-01T")
         refresh = f"/1.0/images/{first}/refresh"
         assert own.operate("POST", refresh)["metadata"]["refreshed"] is False
+        if own.backend != "bundled":
+            return  # real LXD keeps a server's index for an hour before it looks again
         second = write_stream(tmp_path, "20240102_0500", *split())
         assert own.operate("POST", refresh)["metadata"]["refreshed"] is True
     assert own.get("/1.0/images/aliases/mine")["target"] == second
@@ -241,7 +243,7 @@ def test_a_killed_daemon_leaves_no_half_image(bare: Daemon) -> None:
 def test_a_large_image_takes_no_memory(bare: Daemon, tmp_path: Path) -> None:
     """2 GB, most of them a hole in the file here and zeros on the wire."""
     path = tmp_path / "large.tar"
-    metadata = b"architecture: x86_64\n"
+    metadata = b"architecture: x86_64\ncreation_date: 1\n"
     with path.open("wb") as out:
         for name, content, size in (
             ("rootfs/large", b"", 2 * 1024**3),

@@ -90,8 +90,9 @@ def test_stops_reading_when_it_has_what_it_wants(tmp_path: Path) -> None:
         (unified(b"a: [\n"), "metadata.yaml failed"),
         (unified(b"\xff\xfe\xff"), "metadata.yaml failed"),
         (unified(b"architecture: amd64\ncreation_date: soon\n"), "creation_date"),
-        (unified(b"architecture: amd64\nproperties: [1]\n"), "not a map"),
-        (unified(b"architecture: amd64\nproperties: {a: {b: c}}\n"), "not a text"),
+        (unified(b"architecture: amd64\n"), "no creation_date"),
+        (unified(b"architecture: amd64\ncreation_date: 1\nproperties: [1]\n"), "not a map"),
+        (unified(METADATA.replace(b"busy", b"{a: b}")), "not a text"),
         (unified(b"#" * (metadata.MAX_SIZE + 1)), "more than"),
     ],
 )
