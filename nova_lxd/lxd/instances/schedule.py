@@ -50,7 +50,7 @@ class Scheduler:
                 remove_expired(self._svc, time.time())
                 backup.remove_expired(self._svc, time.time())
             except Exception:
-                LOG.exception("Looking after snapshots and backups failed; trying again in a minute")
+                LOG.exception("Looking after snapshots and backups failed; trying again")
 
 
 def take_due(svc: Instances, when: datetime) -> None:

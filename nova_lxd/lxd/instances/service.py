@@ -30,6 +30,7 @@ from nova_lxd.lxd.host.liblxc import hooks
 from nova_lxd.lxd.host.liblxc.running import Running
 from nova_lxd.lxd.images.publish import InstanceTree
 from nova_lxd.lxd.instances import (
+    backup,
     boot,
     idmaps,
     profilesync,
