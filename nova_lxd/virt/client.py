@@ -35,6 +35,8 @@ WELL_KNOWN_SOCKETS = (
 READ_ATTEMPTS = 3
 OPERATION_POLL = 30  # seconds that LXD holds one wait request open
 CHUNK = 1 << 20
+# What belongs to no project: the server itself, its projects, its hardware.
+HOST_WIDE = ((), ("projects",), ("resources",))
 
 
 class LXDClient:
@@ -187,7 +189,8 @@ class LXDClient:
         node = self.session().api
         for part in path:
             node = node[_quote(part)]
-        kwargs["params"] = {"project": self.project, **(kwargs.get("params") or {})}
+        if path[:1] not in HOST_WIDE:
+            kwargs["params"] = {"project": self.project, **(kwargs.get("params") or {})}
         if path[-1:] == ("wait",):
             kwargs["timeout"] = self._conf.request_timeout + OPERATION_POLL
         try:

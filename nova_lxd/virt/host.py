@@ -39,7 +39,6 @@ REQUIRED_EXTENSIONS = (
     "event_lifecycle",
     "console",
     "id_map",
-    "limits_hugepages",
 )
 
 PROJECT_CONFIG = {
