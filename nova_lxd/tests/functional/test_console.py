@@ -51,11 +51,13 @@ def prompt(terminal: Terminal) -> None:
 
 def test_show_log(daemon: Daemon, launch: Launch) -> None:
     name = launch()
+    wait_for(lambda: daemon.exec(name, "pidof", "sh", check=False), "the boot")
     log = Log(daemon, name)
-    log.wait("busybox guest: ready")
+    log.read()
     assert log.text.startswith("\nConsole log:\n\n")
-    assert log.text.index("busybox guest: boot") < log.text.index("busybox guest: ready")
     if daemon.backend == "bundled":
+        # Real LXD may lose the first lines, and shows nothing at all the second time.
+        assert log.text.index("busybox guest: boot") < log.text.index("busybox guest: ready")
         assert "busybox guest: ready" in log.read()
 
 
