@@ -47,7 +47,7 @@ def metadata_tarball(description: str, architecture: str | None = None) -> bytes
     content = json.dumps(
         {
             "architecture": architecture or platform.machine(),
-            "creation_date": 0,
+            "creation_date": 1,  # LXD refuses an image that has none
             "properties": {"description": description},
         }
     ).encode()
