@@ -13,7 +13,6 @@ from typing import Protocol
 from nova_lxd.lxd.devices.interface import Mount, Nic, RunConfig
 from nova_lxd.lxd.host import syscalls
 from nova_lxd.lxd.network import links
-from nova_lxd.lxd.network.netlink import Netlink
 
 
 class Mounter(Protocol):
@@ -107,19 +106,10 @@ def _unmount(mount: Mount, target: Target) -> None:
 
 
 def plug_nic(nic: Nic, init: int) -> None:
-    """Move an interface into a running instance, named, addressed and up.
+    """Move an interface into a running instance under its name there.
+
+    As with LXD it arrives down and without addresses: what is inside configures what is plugged.
 
     :raises OSError: EEXIST when the instance has an interface of this name.
     """
-    with ExitStack() as undo:
-        links.move_in(nic.link, init, nic.name)
-        undo.callback(links.take_back, init, nic.name, nic.link)
-        with Netlink.of_process(init) as inner:
-            link = inner.link(nic.name)
-            inner.set_link(link.index, up=True)
-            for address in nic.addresses:
-                inner.add_address(link.index, address)
-            for gateway in nic.gateways:
-                # The gateway is outside every subnet of the link: say first where it is.
-                inner.add_gateway(gateway, link.index)
-        undo.pop_all()
+    links.move_in(nic.link, init, nic.name)

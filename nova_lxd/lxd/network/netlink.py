@@ -500,13 +500,6 @@ class Netlink:
             protocol,
         )
 
-    def add_gateway(self, gateway: IPAddress, index: int) -> None:
-        """Make ``gateway`` the default route through an interface, whatever its subnets are."""
-        whole = ipaddress.ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0")
-        if not gateway.is_link_local or gateway.version == 4:
-            self.add_route(ipaddress.ip_network(gateway), index)
-        self.add_route(whole, index, gateway=gateway)
-
     def delete_route(
         self, destination: Network, index: int, *, table: int = RT_TABLE_MAIN
     ) -> None:

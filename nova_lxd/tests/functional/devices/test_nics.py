@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from nova_lxd.lxd.devices import live, load
-from nova_lxd.lxd.devices.interface import Device, Host, InstanceView, RunConfig
+from nova_lxd.lxd.devices.interface import Device, Host, InstanceView, Nic, RunConfig
 from nova_lxd.lxd.errors import BadRequest, Conflict
 from nova_lxd.lxd.network import firewall, links
 from nova_lxd.lxd.network.bridge import Bridge
@@ -24,6 +24,7 @@ from nova_lxd.tests.functional.network.host import Guest
 from nova_lxd.tests.unit.devices.fakes import make_host, view
 
 CONFIG = {"ipv4.address": "10.99.7.1/24", "ipv6.address": "fd42:99::1/64"}
+NODAD = {4: (), 6: ("nodad",)}
 MAC = "00:16:3e:00:00:07"
 
 pytestmark = [
@@ -57,8 +58,23 @@ class Lab:
         self.record(name, run.volatile)
         for nic in run.nics:
             live.plug_nic(nic, self.guest.pid)
+            self._configure(nic)
         self.view = replace(self.view, init_pid=self.guest.pid)
         return run
+
+    def _configure(self, nic: Nic) -> None:
+        """What liblxc does at a start from the items that :meth:`Nic.liblxc` gives it."""
+        self.guest.run("ip", "link", "set", nic.name, "up")
+        for address in nic.addresses:
+            self.guest.run(
+                "ip", "addr", "add", str(address), "dev", nic.name, *NODAD[address.version]
+            )
+        for gateway in nic.gateways:
+            family = f"-{gateway.version}"
+            self.guest.run("ip", family, "route", "add", str(gateway), "dev", nic.name)
+            self.guest.run(
+                "ip", family, "route", "add", "default", "via", str(gateway), "dev", nic.name
+            )
 
     def unplug(self, config: Mapping[str, str], name: str = "eth0") -> None:
         device = self.device(config, name)
