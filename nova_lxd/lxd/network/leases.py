@@ -61,7 +61,7 @@ class HostFiles:
     def entries(self) -> list[HostEntry]:
         """Every recorded nic."""
         found = []
-        for file in sorted(self.directory.glob("*")):
+        for file in sorted(self.directory.glob("[!.]*")):
             with contextlib.suppress(FileNotFoundError):  # Removed since it was listed.
                 found.append(_parse_entry(file.name, file.read_text()))
         return found
