@@ -266,3 +266,18 @@ def peak_memory(pid: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) // 1024
     raise AssertionError(f"process {pid} tells no VmHWM")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(bare: Daemon) -> None:
+    if bare.backend != "bundled":
+        pytest.skip("real LXD answers 500 and leaves its build directory")
+    top = str(bare.lxd_dir / "images")
+    bare.inside("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", top)
+    try:
+        answer = bare.api("POST", "/1.0/images", unified() + bytes(8_000_000))
+        assert answer.status == 507
+        assert "No space left" in answer.body["error"]
+        assert bare.inside("ls", "-A", top).stdout == ""
+        assert bare.inside("sh", "-c", f"df --output=used {top} | tail -1").stdout.strip() == "0"
+    finally:
+        bare.inside("umount", top)
