@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ _SO_SNDBUFFORCE = 32
 _BUFFER = 4 << 20
 _START_TIMEOUT = 30.0
 _KILL_STEP = 0.02
+_SAID_SHOWN = 400
 # No site packages and no environment; UTF-8 whatever the locale, as arguments hold any bytes.
 _FLAGS = ("-I", "-S", "-X", "utf8")
 _BOOTSTRAP = (
@@ -77,6 +79,46 @@ def write_config(path: Path, items: Iterable[tuple[str, str]]) -> None:
     with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
         stream.writelines(lines)
     temporary.replace(path)
+
+
+def _launch() -> tuple[subprocess.Popen[bytes], socket.socket, str]:
+    """Start a helper: its process, our end of the control socket, liblxc's version.
+
+    :raises InternalError: it did not come up, with what it said.
+    """
+    top = str(Path(nova_lxd.__file__).parent.parent)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as said, theirs:
+        undo.callback(ours.close)
+        for end in (ours, theirs):
+            _enlarge(end)
+        process = subprocess.Popen(
+            [sys.executable, *_FLAGS, "-c", _BOOTSTRAP, top, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            pass_fds=(theirs.fileno(),),
+            cwd="/",
+            start_new_session=True,
+        )
+        undo.callback(process.wait)
+        undo.callback(process.kill)
+        theirs.close()
+        ours.settimeout(_START_TIMEOUT)
+        try:
+            hello = ours.recv(_MAX_ANSWER)
+        except (TimeoutError, ConnectionResetError):
+            hello = b""
+        if hello:
+            kind, text = marshal.loads(hello)
+        else:
+            said.seek(0)
+            kind, text = "error", said.read().decode("utf-8", "replace").strip()[-_SAID_SHOWN:]
+        if kind != "ready":
+            raise InternalError(f"Starting the liblxc helper failed: {text or 'it said nothing'}")
+        ours.settimeout(None)
+        undo.pop_all()
+    return process, ours, text
 
 
 def _enlarge(end: socket.socket) -> None:
@@ -221,38 +263,10 @@ class Zygote:
 
     def _connection(self, broken: socket.socket | None = None) -> socket.socket:
         with self._lock:
-            if self._control is not None and self._control is not broken:
-                return self._control
-            self._drop()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                for end in (ours, theirs):
-                    _enlarge(end)
-                top = str(Path(nova_lxd.__file__).parent.parent)
-                self._process = subprocess.Popen(
-                    [sys.executable, *_FLAGS, "-c", _BOOTSTRAP, top, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            try:
-                ours.settimeout(_START_TIMEOUT)
-                hello = ours.recv(_MAX_ANSWER)
-                ours.settimeout(None)
-            except TimeoutError:
-                hello = b""
-                self._process.kill()
-            kind, text = marshal.loads(hello) if hello else ("error", "it ended at once")
-            if kind != "ready":
-                ours.close()
+            if self._control is None or self._control is broken:
                 self._drop()
-                raise InternalError(f"Starting the liblxc helper failed: {text}")
-            self.liblxc_version = text
-            self._control = ours
-            return ours
+                self._process, self._control, self.liblxc_version = _launch()
+            return self._control
 
     def _send(self, request: tuple[Any, ...], fds: Sequence[int]) -> socket.socket:
         """Send a request: the socket on which its worker answers."""

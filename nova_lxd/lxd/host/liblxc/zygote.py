@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal itself loads enum and more
 import _socket
+import errno
 import fcntl
 import gc
 import marshal
@@ -32,6 +33,8 @@ _FD_SIZE = 4
 EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE = 127, 126
 _ENOENT, _ENOTDIR = 2, 20
 _TIOCSCTTY = 0x540E
+# Python itself ignores the last two.
+_IGNORED = (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ)
 
 
 class Worker:
@@ -159,13 +162,16 @@ class Worker:
         self.answer("ok")
 
     def unmount(self, pid: int, target: str, remove: bool, ids: tuple[int, int]) -> None:
-        """Detach what is mounted at ``target`` inside; with ``remove`` delete the file there."""
+        """Detach what is mounted at ``target``; with ``remove`` delete what was below it.
+
+        A directory that is not empty stays.
+        """
         _enter_mounts(pid)
         syscalls.umount2(target, syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH)
         if remove:
             os.setegid(ids[1])
             os.seteuid(ids[0])
-            os.unlink(target)
+            _remove(target)
         self.answer("ok")
 
 
@@ -180,6 +186,18 @@ def _wait_for_children() -> None:
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
+
+
+def _remove(target: str) -> None:
+    """Delete a file, or a directory that nothing is in."""
+    try:
+        os.unlink(target)
+    except IsADirectoryError:
+        try:
+            os.rmdir(target)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+                raise
 
 
 def _enter_mounts(pid: int) -> None:
@@ -218,12 +236,6 @@ def _exec_inside(argv: list[str], env: dict[str, str], tty: bool) -> None:
         os.setsid()
     if tty:
         fcntl.ioctl(0, _TIOCSCTTY, 0)
-    for number in range(1, _signal.NSIG):
-        if number not in (_signal.SIGKILL, _signal.SIGSTOP):
-            try:
-                _signal.signal(number, _signal.SIG_DFL)
-            except (OSError, ValueError):
-                continue  # the two that the C library keeps for itself
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     os._exit(_try_exec(argv, {"container": "lxc", **env}))
 
@@ -280,7 +292,9 @@ def serve(liblxc: binding.Liblxc, control: _socket.socket) -> None:
 
 def _work(liblxc: binding.Liblxc, data: bytes, fds: list[int]) -> None:
     """Handle one request in the worker process, which ends here."""
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    # What is ignored here would stay ignored in the container, whatever its programs are.
+    for number in _IGNORED:
+        _signal.signal(number, _signal.SIG_DFL)
     worker = Worker(liblxc, fds[0], fds[1:])
     code = 1
     try:
@@ -305,9 +319,10 @@ def main(control: int) -> None:
     except OSError as exc:
         socket.send(marshal.dumps(("error", str(exc))))
         return
-    # No worker is waited for: the kernel reaps them.
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    # SIGCHLD: no worker is waited for, the kernel reaps them.  SIGINT is the daemon's alone.
+    for number in _IGNORED:
+        _signal.signal(number, _signal.SIG_IGN)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -74,6 +74,17 @@ def test_start_gives_the_pids_of_init_and_monitor(lab: Lab) -> None:
     assert (code, out) == (0, "init\n")
 
 
+@pytest.mark.parametrize("pid", ["1", "self"])
+def test_programs_start_with_default_signals_and_no_open_files(lab: Lab, pid: str) -> None:
+    lab.start("c1", ("lxc.init.cmd", "/bin/sleep 1000"))
+    status = lab.exec("c1", "cat", f"/proc/{pid}/status")[1]
+    for kind in ("SigIgn", "SigBlk"):
+        assert f"{kind}:\t0000000000000000\n" in status
+    listing = lab.exec("c1", "ls", f"/proc/{pid}/fd")[1].split()
+    assert set(listing) <= {"0", "1", "2", "3"}, "3 is the listing's own"
+    assert ("3" in listing) == (pid == "self")
+
+
 def test_root_file_system_is_mapped(lab: Lab) -> None:
     tree = lab.tree("c1")
     os.chown(tree / "etc" / "inittab", 33, 44)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import nova_lxd
-from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.host.liblxc import hooks
+from nova_lxd.lxd.errors import BadRequest, InternalError
+from nova_lxd.lxd.host.liblxc import client, hooks
 from nova_lxd.lxd.host.liblxc.client import log_errors, write_config
 
 LOG = """\
@@ -68,3 +68,11 @@ def test_helper_imports_little() -> None:
     loaded = set(done.stdout.split())
     assert "_ctypes" in loaded
     assert not loaded & {"typing", "enum", "re", "logging", "socket", "json", "pathlib", "signal"}
+
+
+def test_helper_that_does_not_come_up_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_BOOTSTRAP", "raise RuntimeError('no liblxc today')")
+    zygote = client.Zygote()
+    with pytest.raises(InternalError, match="no liblxc today"):
+        zygote.open()
+    assert zygote.pid is None
