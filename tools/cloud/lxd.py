@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.context import Cloud, Section
+from cloud.controller import bring_up
 from cloud.errors import CloudError
 from cloud.ovn import service_name
 from cloud.services import Probe, Service
@@ -19,6 +20,8 @@ from cloud.settings import HostRecord
 from cloud.steps import Step
 
 POOL = "default"
+# Both LXD and the bundled daemon look for lxcfs here and nowhere else.
+LXCFS = Path("/var/lib/lxcfs")
 
 
 def home(cloud: Cloud, host: HostRecord) -> Path:
@@ -145,15 +148,30 @@ def delete_all(cloud: Cloud, host: HostRecord) -> None:
 
 
 def steps_for(cloud: Cloud, host: HostRecord) -> list[Step]:
-    if cloud.settings.driver != "lxd":
-        return []
     name = service_name(cloud, "lxd", host)
     return [
-        cloud.start(name, lambda: service(cloud, host), "packages", "python/driver"),
+        cloud.start(name, lambda: service(cloud, host), "python/driver",
+                    "start lxcfs"),
         Step(service_name(cloud, "lxd/pool", host), lambda: create_pool(cloud, host),
              needs=(f"start {name}",)),
     ]
 
 
+def lxcfs(cloud: Cloud) -> bool:
+    """Run lxcfs, which shows guests their own memory and CPUs, unless the machine runs one."""
+    ours = cloud.controller.conditions().get("lxcfs")
+    if ours is None and (LXCFS / "proc").is_dir():
+        return False
+    program = shutil.which("lxcfs") or "/usr/bin/lxcfs"
+    return bring_up(cloud.controller, Service(
+        name="lxcfs", argv=(program, str(LXCFS)), log=str(cloud.log("lxcfs")),
+        probe=Probe("file", str(LXCFS / "proc"))))
+
+
 def steps(cloud: Cloud) -> list[Step]:
-    return [step for host in cloud.settings.hosts for step in steps_for(cloud, host)]
+    if cloud.settings.driver != "lxd":
+        return []
+    return [
+        Step("start lxcfs", lambda: lxcfs(cloud), needs=("packages",)),
+        *(step for host in cloud.settings.hosts for step in steps_for(cloud, host)),
+    ]

@@ -6,6 +6,10 @@ from __future__ import annotations
 from cloud.context import Cloud
 from cloud.services import Probe, Service
 
+# How long an upload may stand still; uwsgi's own 4 seconds are less than compressing one chunk
+# of an image takes on a busy machine.
+UPLOAD_PAUSE_SECONDS = 120
+
 
 def api(
     cloud: Cloud, name: str, module: str, *, port: str, path: str = "/", threads: int = 4,
@@ -23,6 +27,7 @@ def api(
         "--master", "--processes", "1", "--threads", str(threads), "--enable-threads",
         "--lazy-apps", "--die-on-term", "--need-app", "--thunder-lock", "--buffer-size", "65535",
         "--add-header", "Connection: close", "--http-chunked-input",
+        "--chunked-input-timeout", str(UPLOAD_PAUSE_SECONDS),
         "--hook-master-start", "unix_signal:15 gracefully_kill_them_all",
         "--worker-reload-mercy", "10", "--procname-prefix-spaced", name, *extra,
     ]

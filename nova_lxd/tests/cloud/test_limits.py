@@ -21,7 +21,7 @@ def test_quota_is_refused(world: World, admin: World) -> None:
 
 
 def test_no_valid_host(world: World, admin: World) -> None:
-    flavor = admin.api.compute.create_flavor(name="huge", vcpus=1, ram=64 << 20, disk=1)
+    flavor = admin.api.compute.create_flavor(name="huge", vcpus=1, ram=128, disk=1 << 20)
     admin.undo.callback(admin.api.compute.delete_flavor, flavor, ignore_missing=True)
     server = world.create("too-big", image="busybox", flavor="huge")
     found = eventually(
