@@ -131,11 +131,14 @@ async def run(paths: Paths, group: str | None) -> None:
         await services.server.start()
         stack.push_async_callback(services.server.stop)
         await loop.run_in_executor(services.executor, _start_parts, services)
+        stack.callback(_power_down, services)
         stack.callback(services.images.close)
         stack.callback(services.instances.close)
         guests = GuestServer(services)
         await guests.start()
         stack.push_async_callback(guests.stop)
+        # Before the parts are closed: a client must not be told of instances let go as stopped.
+        stack.push_async_callback(services.server.stop)
         _follow_https_address(loop, services)
         await _open_https(services)
         services.ready.set()
@@ -146,6 +149,13 @@ async def run(paths: Paths, group: str | None) -> None:
         notify_systemd("STOPPING=1")
         await _drain(services)
     LOG.info("Ended; instances keep running")
+
+
+def _power_down(services: Services) -> None:
+    """Release networks and pools when the instances were stopped, not only the daemon."""
+    if services.powered_down:
+        services.networks.stop()
+        services.storage.stop()
 
 
 def _start_parts(services: Services) -> None:
@@ -182,7 +192,7 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, services: Services) -> None
         future = loop.run_in_executor(
             services.executor, partial(services.instances.shutdown_all, force=False, timeout=None)
         )
-        future.add_done_callback(lambda _future: services.stop.set())
+        future.add_done_callback(lambda _future: services.power_down())
 
     loop.add_signal_handler(signal.SIGPWR, power_failure)
 

@@ -50,3 +50,9 @@ class Services:
     server: Server
     stop: asyncio.Event
     ready: asyncio.Event
+    powered_down: bool = False
+
+    def power_down(self) -> None:
+        """End the daemon after its instances: networks and pools are released too."""
+        self.powered_down = True
+        self.stop.set()

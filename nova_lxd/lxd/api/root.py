@@ -116,5 +116,5 @@ async def put_shutdown(request: Request) -> web.StreamResponse:
         raise BadRequest("Shutting down failed: timeout is no number") from exc
     services = request.services
     await request.run(services.instances.shutdown_all, force=force, timeout=timeout)
-    asyncio.get_running_loop().call_later(0.1, services.stop.set)
+    asyncio.get_running_loop().call_later(0.1, services.power_down)
     return envelope.sync()

@@ -108,9 +108,10 @@ class Server:
         return tls.server_context(paths.server_cert, paths.server_key)
 
     async def stop(self) -> None:
-        """Close the listeners and the connections."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        """Close the listeners and the connections; idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
     def _handler(self, entry: Route) -> _AiohttpHandler:
         async def handle(http: web.Request) -> web.StreamResponse:

@@ -81,6 +81,14 @@ class Storage:
                 self._warnings.resolve(_WARNING, entity_url=url)
                 self.volumes.reconcile(row.name)
 
+    def stop(self) -> None:
+        """Release every pool; no instance runs any more."""
+        for name, pool in self._pools.items():
+            try:
+                pool.unmount()
+            except (LXDError, OSError) as exc:
+                LOG.error("Releasing storage pool %s failed: %s", name, exc)
+
     # -- look-ups ------------------------------------------------------------------------------
 
     def rows(self) -> list[PoolRow]:
