@@ -95,11 +95,10 @@ def _mount(mount: Mount, target: Target) -> None:
 
 
 def _unmount(mount: Mount, target: Target) -> None:
+    # What was made for the mount goes too, as with LXD, unless something else is in it by now.
     # EINVAL, ENOENT: the instance has unmounted or removed it itself.
     try:
-        target.mounter.unmount(
-            target.init, mount.target, remove=not mount.directory, root=target.root
-        )
+        target.mounter.unmount(target.init, mount.target, remove=True, root=target.root)
     except OSError as exc:
         if exc.errno not in (errno.EINVAL, errno.ENOENT, errno.ESRCH):
             raise

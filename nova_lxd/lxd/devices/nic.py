@@ -39,7 +39,6 @@ _DECLARED = (
     v.key("security.port_isolation", "bool", "No traffic to other isolated nics.", v.boolean),
     v.key("boot.priority", "integer", "Order of booting from it.", v.uint32),
     v.key("vlan", "integer", "VLAN of the parent to be on.", v.vlan),
-    v.key("gvrp", "bool", "Register the VLAN by GVRP.", v.boolean),
     v.key(
         "mode", "string", "Mode of a macvlan.", v.one_of("bridge", "vepa", "passthru", "private")
     ),
@@ -49,8 +48,6 @@ _DECLARED = (
     v.key("ipv6.host_address", "string", "Address of the host's end.", v.address_v6),
     v.key("ipv4.host_table", "integer", "Further routing table for the routes.", v.uint32),
     v.key("ipv6.host_table", "integer", "Further routing table for the routes.", v.uint32),
-    v.key("ipv4.neighbor_probe", "bool", "Probe the parent for the address.", v.boolean),
-    v.key("ipv6.neighbor_probe", "bool", "Probe the parent for the address.", v.boolean),
     v.key("user.*", "string", "Free keys of the user."),
 )
 _BY_NAME = {key.name: key for key in _DECLARED}

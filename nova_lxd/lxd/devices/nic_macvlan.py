@@ -15,7 +15,7 @@ from nova_lxd.lxd.network.netlink import Netlink
 class MacvlanNic(VlanParentNic):
     """LXD's nictype "macvlan"."""
 
-    keys = key_table("parent", "vlan", "gvrp", "mode")
+    keys = key_table("parent", "vlan", "mode")
     required = frozenset(("parent",))
 
     def _name(self) -> str:

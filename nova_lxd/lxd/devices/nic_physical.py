@@ -47,7 +47,7 @@ class Loan:
 class PhysicalNic(VlanParentNic):
     """LXD's nictype "physical"."""
 
-    keys = key_table("parent", "vlan", "gvrp")
+    keys = key_table("parent", "vlan")
     required = frozenset(("parent",))
 
     def hwaddr(self) -> str:
