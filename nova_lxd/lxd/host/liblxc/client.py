@@ -35,6 +35,7 @@ _MAX_ANSWER = 1 << 20
 _SO_SNDBUFFORCE = 32
 _BUFFER = 4 << 20
 _START_TIMEOUT = 30.0
+_REQUEST_TIMEOUT = 60.0
 _KILL_STEP = 0.02
 _SAID_SHOWN = 400
 # No site packages and no environment; UTF-8 whatever the locale, as arguments hold any bytes.
@@ -310,7 +311,14 @@ class Zygote:
         self, what: str, *request: Any, fds: Sequence[int] = ()
     ) -> tuple[list[Any], list[int]]:
         with self._send(request, fds) as answers:
-            return self._receive(answers, what)
+            answers.settimeout(_REQUEST_TIMEOUT)
+            try:
+                return self._receive(answers, what)
+            except TimeoutError as exc:
+                raise InternalError(
+                    f"{what} failed: liblxc has not answered for {_REQUEST_TIMEOUT:g} s; the "
+                    "container's monitor may be stuck"
+                ) from exc
 
     # -- life ---------------------------------------------------------------------------------
 

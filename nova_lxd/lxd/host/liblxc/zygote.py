@@ -200,18 +200,6 @@ def _remove(target: str) -> None:
                 raise
 
 
-def _remove(target: str) -> None:
-    """Delete a file, or a directory that nothing is in."""
-    try:
-        os.unlink(target)
-    except IsADirectoryError:
-        try:
-            os.rmdir(target)
-        except OSError as exc:
-            if exc.errno not in (errno.ENOTEMPTY, errno.EBUSY):
-                raise
-
-
 def _enter_mounts(pid: int) -> None:
     """Enter the mount namespace of ``pid``: from here on every path is the container's."""
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)

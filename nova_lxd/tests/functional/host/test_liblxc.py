@@ -18,7 +18,7 @@ import pytest
 
 from nova_lxd.lxd.errors import BadRequest, InternalError
 from nova_lxd.lxd.host import cgroups, terminal
-from nova_lxd.lxd.host.liblxc import hooks
+from nova_lxd.lxd.host.liblxc import client, hooks
 from nova_lxd.lxd.host.liblxc.client import Exec, LiblxcError
 from nova_lxd.lxd.host.liblxc.running import Running, kill_leftovers, wait_end
 from nova_lxd.tests.functional.host.conftest import PATH, Lab
@@ -384,6 +384,20 @@ def test_helper_killed_while_a_program_runs(lab: Lab) -> None:
         process.wait(5)
     process.kill(signal.SIGKILL)
     process.close()
+
+
+def test_stuck_monitor_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_REQUEST_TIMEOUT", 0.3)
+    running = lab.start("c1")
+    os.kill(running.monitor, signal.SIGSTOP)
+    try:
+        with pytest.raises(InternalError, match="stuck"):
+            lab.zygote.find_running(lab.lxcpath, ["c1"])
+        with pytest.raises(InternalError, match=str(running.monitor)):
+            running.kill(timeout=0.3)
+    finally:
+        os.kill(running.monitor, signal.SIGCONT)
+    assert running.wait(10)
 
 
 def test_killed_monitor_takes_the_container_along(lab: Lab) -> None:
