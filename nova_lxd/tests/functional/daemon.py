@@ -293,21 +293,28 @@ class Daemon:
         done = self.lxc("exec", name, "--", *argv, check=check)
         return done.stdout.rstrip("\n")
 
-    def cgroup(self, name: str, controller: str, *knobs: str) -> str:
-        """The first of ``knobs`` that exists in the cgroup of a guest's init (v1 or v2)."""
+    def memory_limit(self, name: str) -> int:
+        """The memory limit that binds a guest's init, in bytes (2**62 and more: none)."""
         pid = self.get(f"/1.0/instances/{name}/state")["pid"]
         for line in self.inside("cat", f"/proc/{pid}/cgroup").stdout.splitlines():
             _number, controllers, path = line.split(":", 2)
-            if controllers and controller not in controllers.split(","):
+            if "memory" in controllers.split(","):
+                base, knob = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+            elif not controllers:
+                base, knob = Path("/sys/fs/cgroup"), "memory.max"
+            else:
                 continue
-            base = f"/sys/fs/cgroup/{controller}" if controllers else "/sys/fs/cgroup"
-            # liblxc may put init one level below the limited group.
-            for place in (path, path.rpartition("/")[0]):
-                for knob in knobs:
-                    got = self.inside("cat", f"{base}{place}/{knob}", check=False)
-                    if got.returncode == 0:
-                        return got.stdout.strip()
-        raise AssertionError(f"no {knobs} for {name}")
+            group = base / path.lstrip("/")
+            limits = [1 << 62]
+            # systemd puts itself below the limited group, and any group above binds as well.
+            while group != base.parent:
+                text = self.inside("cat", str(group / knob), check=False).stdout.strip()
+                if text and text != "max":
+                    limits.append(int(text))
+                group = group.parent
+            if len(limits) > 1 or not controllers:
+                return min(limits)
+        raise AssertionError(f"no memory control group of {name}")
 
     def ipv4(self, name: str, nic: str = "eth0", timeout: float = 20) -> str:
         """The global IPv4 address of a guest's nic, as the state reports it; waits for it."""

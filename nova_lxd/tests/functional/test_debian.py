@@ -83,8 +83,7 @@ def test_whole_life(debian: Daemon, key: str) -> None:
 
         # The limits are what the guest sees of its own control group.
         assert debian.exec("deb", "nproc") == "1"
-        limit = debian.cgroup("deb", "memory", "memory.limit_in_bytes", "memory.max")
-        assert limit == str(512 << 20)
+        assert debian.memory_limit("deb") == 512 << 20
 
         # A restart from outside.
         boot = debian.exec("deb", "cat", "/proc/1/stat").split()[21]

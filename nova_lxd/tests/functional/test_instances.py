@@ -287,15 +287,11 @@ def test_config_edit_replaces(daemon: Daemon, launch: Launch) -> None:
 def test_memory_limit_changes_live(daemon: Daemon, launch: Launch) -> None:
     name = launch("-c", "limits.memory=64MiB")
 
-    def limit() -> int:
-        text = daemon.cgroup(name, "memory", "memory.limit_in_bytes", "memory.max")
-        return 1 << 62 if text == "max" else int(text)
-
-    assert limit() == 64 << 20
+    assert daemon.memory_limit(name) == 64 << 20
     daemon.lxc("config", "set", name, "limits.memory", "96MiB")
-    assert limit() == 96 << 20
+    assert daemon.memory_limit(name) == 96 << 20
     daemon.lxc("config", "unset", name, "limits.memory")
-    assert limit() > 1 << 40
+    assert daemon.memory_limit(name) > 1 << 40
     assert daemon.status(name) == "Running"
 
 

@@ -20,11 +20,6 @@ def profile(daemon: Daemon) -> Iterator[str]:
         daemon.lxc("profile", "delete", "p1")
 
 
-def memory(daemon: Daemon, name: str) -> int:
-    text = daemon.cgroup(name, "memory", "memory.limit_in_bytes", "memory.max")
-    return 1 << 62 if text == "max" else int(text)
-
-
 def test_create_edit_rename_delete(daemon: Daemon) -> None:
     daemon.lxc("profile", "create", "life")
     assert "already exists" in daemon.refused("profile", "create", "life")
@@ -79,16 +74,16 @@ def test_later_profiles_win_and_the_instance_wins_over_all(
 def test_limits_cascade_to_a_running_guest(daemon: Daemon, profile: str, launch: Launch) -> None:
     daemon.lxc("profile", "set", profile, "limits.memory=64MiB")
     name = launch("-p", "default", "-p", profile)
-    assert memory(daemon, name) == 64 << 20
+    assert daemon.memory_limit(name) == 64 << 20
     daemon.lxc("profile", "set", profile, "limits.memory=80MiB")
-    assert memory(daemon, name) == 80 << 20
+    assert daemon.memory_limit(name) == 80 << 20
     daemon.lxc("config", "set", name, "limits.memory=96MiB")
     daemon.lxc("profile", "set", profile, "limits.memory=32MiB")
-    assert memory(daemon, name) == 96 << 20
+    assert daemon.memory_limit(name) == 96 << 20
     daemon.lxc("config", "unset", name, "limits.memory")
-    assert memory(daemon, name) == 32 << 20
+    assert daemon.memory_limit(name) == 32 << 20
     daemon.lxc("profile", "assign", name, "default")
-    assert memory(daemon, name) > 1 << 40
+    assert daemon.memory_limit(name) > 1 << 40
 
 
 def test_devices_cascade_to_a_running_guest(daemon: Daemon, profile: str, launch: Launch) -> None:
