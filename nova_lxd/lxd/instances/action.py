@@ -50,6 +50,7 @@ def change(
     verb = verbs.get(action)
     if verb is None:
         raise BadRequest(f"Unknown action: '{action[:32]}'")
+    svc.settle(inst)
     return verb()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.errors import LXDError
-from nova_lxd.lxd.instances import start, stop
+from nova_lxd.lxd.instances import delete, start, stop
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.schema.configkeys import is_true
@@ -101,6 +101,9 @@ def _down(svc: Instances, inst: Instance, force: bool, timeout: float) -> None:
                     LOG.warning("Shutting down %s failed (%s); killing it", inst, exc)
             if inst.is_running:
                 stop.stop(svc, inst)
+            if svc.record(inst).ephemeral:
+                delete.delete(svc, inst)
+                return
             db_instances.set_config(
                 svc.ctx.db, inst.id, {"volatile.last_state.power": "RUNNING"}
             )

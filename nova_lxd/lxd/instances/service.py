@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,6 +54,7 @@ from nova_lxd.lxd.warnings import Warnings
 
 LOG = logging.getLogger(__name__)
 _PUBLISH_PATIENCE = 30.0
+_SETTLE_PATIENCE = 30.0
 
 
 class Instances:
@@ -91,6 +93,9 @@ class Instances:
 
     def start(self) -> None:
         """Start the helper, adopt what runs and finish or undo what was half-made."""
+        # Two process descriptors for every running container, and the clients' connections.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self.ctx.liblxc.open()
         recover.recover(self)
         backup.sweep(self)
@@ -103,6 +108,10 @@ class Instances:
     def shutdown_all(self, *, force: bool = False, timeout: float | None = None) -> None:
         """Stop every instance in the order of ``boot.stop.priority``; they are started again."""
         boot.shutdown_all(self, force=force, timeout=timeout)
+
+    def take_snapshot(self, inst: Instance) -> None:
+        """Take a scheduled snapshot now; a failure is logged."""
+        schedule.take(self, inst)
 
     def close(self) -> None:
         """Let go of everything; containers go on."""
@@ -260,6 +269,12 @@ class Instances:
             stop.after_end(self, inst, running)
         except Exception:
             LOG.exception("Cleaning up after the end of %s failed", inst)
+
+    def settle(self, inst: Instance) -> None:
+        """Wait until an instance that has just ended by itself is cleaned up."""
+        running = inst.running
+        if running is not None and running.monitor_pidfd >= 0 and running.wait(0):
+            inst.ended.wait(_SETTLE_PATIENCE)
 
     def forget_running(self, inst: Instance) -> None:
         """Take note that an instance has ended and was cleaned up."""

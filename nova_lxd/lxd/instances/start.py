@@ -17,6 +17,7 @@ from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host.idmap import Idmap
 from nova_lxd.lxd.host.liblxc import hooks
 from nova_lxd.lxd.host.liblxc.running import kill_leftovers
+from nova_lxd.lxd.host.run import ProgramError, run
 from nova_lxd.lxd.instances import (
     confine,
     deviceset,
@@ -31,6 +32,7 @@ from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.startconfig import CONSOLE_LOG, StartPlan
 from nova_lxd.lxd.instances.trace import Trace
+from nova_lxd.lxd.schema import cron
 from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.storage.volume import ROOTFS
 
@@ -86,13 +88,15 @@ def start(svc: Instances, inst: Instance) -> Trace:
         runs, device_changes = deviceset.start(svc.ctx, begun.view(), undo)
         begun.changes.update(device_changes)
         trace.step("devices")
-        _remount_readonly(begun, runs)
+        _check_root_pool(begun, runs)
         _run(begun, runs, undo)
         deviceset.post_start(svc.ctx, begun.view(inst.running.init if inst.running else None))
         trace.step("post-start")
         undo.pop_all()
     processors.rebalance(svc)
     trace.done()
+    if cron.parse(expanded.config.get("snapshots.schedule") or cron.NEVER).at_startup:
+        svc.ctx.executor.submit(svc.take_snapshot, inst)
     LOG.info("Started %s", inst)
     return trace
 
@@ -111,6 +115,7 @@ def _idmap_keys(ids: Idmap, base: int) -> Changes:
 def _prepare(begun: _Start) -> None:
     """Directories, and no leftovers of a life that nobody ended properly."""
     svc, record = begun.svc, begun.record
+    _load_modules(begun.expanded.config.get("linux.kernel_modules", ""))
     kill_leftovers(svc.ctx.paths.cgroup, begun.inst.stored_name)
     run_dir = svc.ctx.paths.instance_run(record.project, record.name)
     if not run_dir.is_dir():
@@ -123,6 +128,22 @@ def _prepare(begun: _Start) -> None:
         log = log_dir / name
         if log.exists():
             log.replace(log.with_name(f"{name}.old"))
+
+
+def _load_modules(names: str) -> None:
+    """Load kernel modules that are neither loaded nor built in.
+
+    :raises BadRequest: one cannot be loaded.
+    """
+    for name in (part.strip() for part in names.split(",")):
+        if not name or Path("/sys/module", name.replace("-", "_")).is_dir():
+            continue
+        try:
+            run(["modprobe", "--", name])
+        except ProgramError as exc:
+            raise BadRequest(
+                f'Failed to load kernel module "{name[:64]}": {exc.stderr.strip() or exc}'
+            ) from exc
 
 
 def _mount_root(begun: _Start, undo: ExitStack) -> None:
@@ -139,13 +160,13 @@ def _mount_root(begun: _Start, undo: ExitStack) -> None:
     rootmount.mount(volume / ROOTFS, target, begun.idmap, readonly=readonly)
 
 
-def _remount_readonly(begun: _Start, runs: dict[str, RunConfig]) -> None:
-    """Nothing to do but to check: the root disk's own word must agree with the mount."""
-    for name, run in runs.items():
-        if run.root is not None and run.root.pool != begun.record.pool:
+def _check_root_pool(begun: _Start, runs: dict[str, RunConfig]) -> None:
+    """:raises BadRequest: the root disk's device names another pool than the volume is on."""
+    for name, started in runs.items():
+        if started.root is not None and started.root.pool != begun.record.pool:
             raise BadRequest(
                 f'Failed to start device "{name}": the root disk is on pool '
-                f"{begun.record.pool!r}, not {run.root.pool!r}"
+                f"{begun.record.pool!r}, not {started.root.pool!r}"
             )
 
 

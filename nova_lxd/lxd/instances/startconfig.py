@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nova_lxd.lxd.devices.interface import RunConfig
+from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host import cgroup_settings as cs
 from nova_lxd.lxd.host import cgroups
 from nova_lxd.lxd.host.idmap import Idmap
@@ -21,6 +23,7 @@ from nova_lxd.lxd.schema.instancevalues import raw_lxc_lines
 Items = list[tuple[str, str]]
 
 LXCFS = Path("/var/lib/lxcfs")
+NVIDIA_HOOK = Path("/usr/share/lxc/hooks/nvidia")
 CONSOLE_LOG = "console.log"
 # liblxc's names of personalities.
 _PERSONALITY = {
@@ -93,6 +96,7 @@ def build(paths: Paths, plan: StartPlan) -> Items:
         *hooks.stop_hook_items(run_dir),
         *plan.idmap.lxc_config(),
         *_system_mounts(paths, plan),
+        *_nvidia(plan),
         *plan.security,
         *_kernel(plan),
         *_cgroup(plan),
@@ -130,6 +134,29 @@ def _system_mounts(paths: Paths, plan: StartPlan) -> Items:
     if plan.enabled("security.devlxd", True) and paths.devlxd.is_dir():
         items.append(_entry(str(paths.devlxd), "dev/lxd", "bind,create=dir"))
     return items + _lxcfs()
+
+
+def _nvidia(plan: StartPlan) -> Items:
+    """The NVIDIA driver by its own liblxc hook (``nvidia.*``).
+
+    :raises BadRequest: the hook or its tools are not installed.
+    """
+    if not plan.enabled("nvidia.runtime"):
+        return []
+    if not NVIDIA_HOOK.exists() or shutil.which("nvidia-container-cli") is None:
+        raise BadRequest(
+            "Starting with nvidia.runtime failed: The NVIDIA LXC hook or container tools couldn't "
+            "be found; install libnvidia-container-tools"
+        )
+    variables = {
+        "NVIDIA_VISIBLE_DEVICES": "none",
+        "NVIDIA_DRIVER_CAPABILITIES": plan.config.get("nvidia.driver.capabilities")
+        or "compute,utility",
+        "NVIDIA_REQUIRE_CUDA": plan.config.get("nvidia.require.cuda", ""),
+        "NVIDIA_REQUIRE_DRIVER": plan.config.get("nvidia.require.driver", ""),
+    }
+    items = [("lxc.environment", f"{k}={value}") for k, value in variables.items() if value]
+    return [*items, ("lxc.hook.mount", str(NVIDIA_HOOK))]
 
 
 def _lxcfs() -> Items:

@@ -72,7 +72,14 @@ _SECURITY = (
     Key("security.syscalls.blacklist_compat", "bool", "Old name.", v.boolean, live=False),
     Key("security.syscalls.blacklist_default", "bool", "Old name.", v.boolean, live=False),
     Key("security.syscalls.whitelist", "string", "Old name of allow.", live=False),
-    Key("security.syscalls.intercept.*", "string", "Calls served by the daemon.", live=False),
+    Key(
+        "security.syscalls.intercept.*",
+        "bool",
+        "Calls served by the daemon; not offered here, so only false.",
+        v.not_offered,
+        "false",
+        live=False,
+    ),
 )
 
 _SYSTEM = (

@@ -24,6 +24,7 @@ __all__ = (
     "int64",
     "is_true",
     "memory",
+    "not_offered",
     "parse_cpu_set",
     "priority",
     "raw_idmap",
@@ -67,6 +68,11 @@ _RAW_LXC_NET = re.compile(
 
 def boolean(value: str) -> str | None:
     return None if value.lower() in _BOOLEANS else f'Invalid value for a boolean "{value}"'
+
+
+def not_offered(value: str) -> str | None:
+    """A switch of something that this server does not do."""
+    return boolean(value) or ("It isn't supported by this server" if is_true(value) else None)
 
 
 def _whole(value: str, low: int, high: int) -> str | None:
