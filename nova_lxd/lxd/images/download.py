@@ -254,15 +254,13 @@ class Fetcher:
         :raises NotFound: the server answers 404.
         :raises LXDError: it cannot be reached, is not who it should be, or refuses.
         """
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadRequest(f"Requesting {url[:200]!r} failed: it is no http or https URL")
+        host = _host(url)
         pin = _Pin(certificate)
         request = urllib.request.Request(
             url, data=body, method=method, headers={"User-Agent": USER_AGENT, **(headers or {})}
         )
         with _interruptible(op, pin.interrupt), self._errors(url, op):
-            opener = self._opener(parts.hostname, pin)
+            opener = self._opener(host, pin)
             with opener.open(request, timeout=TIMEOUT) as response:
                 told = {key.lower(): value for key, value in response.headers.items()}
                 yield Answer(response.status, url, told, response)
@@ -310,6 +308,23 @@ class Fetcher:
         for chunk in answer.chunks():
             write(chunk)
             progress.add(len(chunk))
+
+
+def _host(url: str) -> str:
+    """The host that a URL names.
+
+    :raises BadRequest: it is no http or https URL.
+    """
+    host: str | None = None
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.port != 0:
+            host = parts.hostname
+    except ValueError as exc:
+        raise BadRequest(f"Requesting {url[:200]!r} failed: {exc}") from exc
+    if not host:
+        raise BadRequest(f"Requesting {url[:200]!r} failed: it is no http or https URL")
+    return host
 
 
 def _refused(url: str, exc: urllib.error.HTTPError) -> LXDError:

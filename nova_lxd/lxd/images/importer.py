@@ -66,6 +66,13 @@ def describe(image: Image, op: Operation | None) -> None:
         op.update({"fingerprint": image.fingerprint, "size": str(image.size)})
 
 
+def check_properties(properties: Mapping[str, str]) -> None:
+    """:raises BadRequest: a property could not become a key of an instance's configuration."""
+    for key, value in properties.items():
+        if not key or not key.isprintable() or "\0" in value:
+            raise BadRequest(f"Invalid image property {key[:64]!r}: control characters in it")
+
+
 class Importer:
     """Admits staged files to the store and the database."""
 
@@ -190,7 +197,11 @@ class Importer:
         filename: str,
         told: metadata.ImageMetadata,
     ) -> Image:
-        properties = {} if wanted.only_properties else told.properties
+        properties = {
+            **({} if wanted.only_properties else told.properties),
+            **wanted.properties,
+        }
+        check_properties(properties)
         created = told.creation_date if wanted.created_at is None else wanted.created_at
         expires = told.expiry_date if wanted.expires_at is None else wanted.expires_at
         return Image(
@@ -203,7 +214,7 @@ class Importer:
             public=wanted.public,
             auto_update=wanted.auto_update,
             cached=wanted.cached,
-            properties={**properties, **wanted.properties},
+            properties=properties,
             profiles=list(wanted.profiles),
             created_at=float(created),
             uploaded_at=time.time(),

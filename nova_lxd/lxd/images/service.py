@@ -20,7 +20,7 @@ from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.images.acquire import Acquirer
 from nova_lxd.lxd.images.aliases import Aliases
 from nova_lxd.lxd.images.download import Settings
-from nova_lxd.lxd.images.importer import Importer, Wanted, image_url
+from nova_lxd.lxd.images.importer import Importer, Wanted, check_properties, image_url
 from nova_lxd.lxd.images.publish import InstanceExporter, Publisher
 from nova_lxd.lxd.images.push import Pusher
 from nova_lxd.lxd.images.remotes import Source
@@ -196,8 +196,9 @@ class Images:
     def update(self, old: Image, new: Image, profiles_project: str, requestor: Requestor) -> None:
         """Store the changeable part of an image: flags, properties, profiles and expiry.
 
-        :raises BadRequest: a profile does not exist.
+        :raises BadRequest: a profile does not exist, or a property is not a text.
         """
+        check_properties(new.properties)
         self.check_profiles(profiles_project, new.profiles)
         with self._db.write():
             current = self.get(old.project, old.fingerprint)

@@ -215,6 +215,8 @@ async def test_an_image_at_a_url(daemon: Daemon, server: Server) -> None:
     for url, why in (
         ("", "Missing URL"),
         ("file:///etc/passwd", "no http"),
+        ("http://[::1", "Invalid IPv6"),
+        ("http://host:port/", "Port could not"),
         (f"{server.url}/f.tgz", "Missing LXD-Image-Hash header"),
     ):
         with pytest.raises(BadRequest, match=why):

@@ -61,6 +61,8 @@ async def test_the_same_image_again_is_a_conflict(daemon: Daemon) -> None:
     [
         ({"fingerprint": "0" * 64}, BadRequest),
         ({"aliases": [NewAlias("")]}, BadRequest),
+        ({"properties": {"a": "nul\0"}}, BadRequest),
+        ({"properties": {"line\nend": "a"}}, BadRequest),
         ({"aliases": [NewAlias("a"), NewAlias("a")]}, BadRequest),
         ({"aliases": [NewAlias("taken")]}, Conflict),
     ],
