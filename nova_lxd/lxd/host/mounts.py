@@ -130,6 +130,8 @@ def bind(
     fd = clone(source, userns_fd=userns_fd, recursive=recursive, readonly=readonly)
     try:
         syscalls.move_mount(fd, syscalls.AT_FDCWD, str(target))
+        # Where its parent is shared, as on every host with systemd, it has become so, too.
+        syscalls.mount_setattr(fd, propagation=syscalls.MS_PRIVATE, recursive=recursive)
     finally:
         os.close(fd)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nova_lxd.lxd.host import device_nodes, mounts
+from nova_lxd.lxd.host import device_nodes, mounts, syscalls
 from nova_lxd.lxd.host.cgroups import Cgroup
 from nova_lxd.lxd.host.idmap import userns_fd
 from nova_lxd.tests.functional.host.conftest import Lab
@@ -44,6 +44,18 @@ def test_bind_and_unmount(lab: Lab, shared: Path) -> None:
     mounts.unmount_all(lab.top)
     assert mounts.unmount(target) is False
     assert mounts.unmount(lab.top / "nothing") is False
+
+
+def test_bind_is_private_below_a_shared_mount(lab: Lab, shared: Path) -> None:
+    parent = lab.top / "parent"
+    parent.mkdir()
+    mounts.bind(shared, parent)
+    syscalls.mount("none", str(parent), "", syscalls.MS_SHARED)
+    (parent / "target").mkdir()
+    mounts.bind(shared, parent / "target")
+    found = mounts.find(parent / "target")
+    assert found is not None and found.propagation == ""
+    mounts.unmount_all(parent)
 
 
 def test_bind_of_a_missing_directory(lab: Lab) -> None:
