@@ -46,5 +46,10 @@ PARTS: tuple[Part, ...] = (
         ),
     ),
     Part("types", "mypy --strict on the daemon", (("{bin}/mypy",),)),
+    Part(
+        "docs",
+        "the documentation builds without a warning",
+        (("{python}", "-m", "sphinx", "-q", "-W", "-b", "html", "doc/source", "{work}/html"),),
+    ),
     Part("unit", "fast tests, no root, no programs", ((*_PYTEST, "nova_lxd/tests/unit"),)),
 )
