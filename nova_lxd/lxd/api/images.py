@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import urllib.parse
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from nova_lxd.lxd.images.store import Staging
 from nova_lxd.lxd.operations import Operation
 from nova_lxd.lxd.paths import DEFAULT_PROJECT
 from nova_lxd.lxd.schema.images import ImagePut, ImagesPost, unix_time
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def image_to_api(image: Image) -> dict[str, Any]:
@@ -164,6 +167,8 @@ async def _post_json(request: Request, project: str) -> web.StreamResponse:
     body = await request.body(ImagesPost)
     source = body.source
     if source is not None and source.mode == "push":
+        if not _FINGERPRINT.fullmatch(source.fingerprint):
+            raise BadRequest("Offering to take an image failed: its fingerprint is missing")
         terms = {
             "aliases": [msgspec.structs.asdict(alias) for alias in body.aliases or ()],
             "expires_at": unix_time(body.expires_at) or None,
