@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from nova_lxd.lxd.api import gojson
 from nova_lxd.lxd.api.envelope import check_etag
 from nova_lxd.lxd.db import projects as db_projects
 from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound, TooLarge
@@ -100,7 +101,7 @@ class Request:
         """
         data = await self.raw_body()
         try:
-            return msgspec.json.decode(data or b"{}", type=kind)
+            return gojson.decode(data or b"{}", kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise BadRequest(
                 f"Decoding the body of {self.http.method} {self.http.path} failed: {exc}"

@@ -19,6 +19,7 @@ from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import (
     create,
     deviceset,
+    guestapi,
     hotplug,
     idmaps,
     limits,
@@ -114,6 +115,14 @@ def update(svc: Instances, inst: Instance, wanted: Wanted) -> None:
         profiles=wanted.profiles,
     )
     processors.rebalance(svc)
+    tell_guest(svc, inst, was, now)
+
+
+def tell_guest(svc: Instances, inst: Instance, was: Expanded, now: Expanded) -> None:
+    """Publish on /dev/lxd what changed of what the guest may see; after it was recorded."""
+    if inst.is_running:
+        guestapi.announce_config(svc.ctx.events, inst.id, was.config, now.config)
+        guestapi.announce_devices(svc.ctx.events, inst.id, was.devices, now.devices)
 
 
 def _checked_config(

@@ -44,6 +44,7 @@ def changed(svc: Instances, project: str, old: Profile, new: Profile) -> None:
         try:
             with svc.hold(inst, "update", patience=30.0):
                 instance_config.apply(svc, inst, record, was, now)
+                instance_config.tell_guest(svc, inst, was, now)
         except LXDError as exc:
             LOG.error("Applying profile %s to %s failed: %s", new.name, inst, exc)
             failures.append(f" - Project: {record.project}, Instance: {record.name}: {exc}")
