@@ -13,7 +13,7 @@ from pathlib import Path
 from nova_lxd.lxd.errors import NotFound
 from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.network.interface import BridgeState, NetworkState, StateAddress
-from nova_lxd.lxd.network.netlink import IFF_UP, Interface, Link, Netlink
+from nova_lxd.lxd.network.netlink import Interface, Link, Netlink
 
 _SYSCTL = Path("/proc/sys/net")
 
@@ -147,7 +147,7 @@ def state(name: str) -> NetworkState:
         counters=link.counters,
         hwaddr="" if link.hardware == "loopback" else link.address,
         mtu=link.mtu,
-        state="up" if link.flags & IFF_UP else "down",
+        state="up" if link.up else "down",
         kind=link.hardware,
         bridge=bridge,
     )
