@@ -19,8 +19,7 @@ from nova_lxd.lxd.host import syscalls
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
-_RTM_NEWADDR, _RTM_GETADDR = 20, 22
+_RTM_GETLINK, _RTM_SETLINK, _RTM_GETADDR = 18, 19, 22
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
 _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_NET_NS_FD, _IFLA_LINK_NETNSID = (
     10,
@@ -186,15 +185,6 @@ class Netlink:
                 body += _attribute(_IFLA_NET_NS_FD, struct.pack("=I", fd))
             for _ in self._request(_RTM_SETLINK, _NLM_F_ACK, body):
                 raise OSError(0, "the kernel answered a change with data")
-
-    def delete_link(self, index: int) -> None:
-        """Delete a virtual interface.
-
-        :raises OSError: ENODEV when it is gone.
-        """
-        body = _IFINFO.pack(0, 0, index, 0, 0)
-        for _ in self._request(_RTM_DELLINK, _NLM_F_ACK, body):
-            raise OSError(0, "the kernel answered a deletion with data")
 
 
 @contextlib.contextmanager

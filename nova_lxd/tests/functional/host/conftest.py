@@ -35,6 +35,15 @@ def make_rootfs(top: Path) -> Path:
     return top
 
 
+def make_node(path: Path, device: int, owner: tuple[int, int], mode: int) -> tuple[str, str]:
+    """Make a character device; returns the configuration that shows it inside as /dev/mine."""
+    path.unlink(missing_ok=True)
+    os.mknod(path, 0o020600, device)
+    os.chown(path, *owner)
+    path.chmod(mode)
+    return "lxc.mount.entry", f"{path} dev/mine none bind,create=file 0 0"
+
+
 @dataclass
 class Lab:
     """A directory of containers and the helper process that runs them."""

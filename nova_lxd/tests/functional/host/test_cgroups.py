@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nova_lxd.lxd.host import cgroup_settings as settings
-from nova_lxd.lxd.host import cgroups, device_nodes
+from nova_lxd.lxd.host import cgroups
 from nova_lxd.lxd.host.cgroups import Cgroup
-from nova_lxd.tests.functional.host.conftest import Lab
+from nova_lxd.tests.functional.host.conftest import Lab, make_node
 
 MIB = 1 << 20
 
@@ -136,21 +136,21 @@ def test_device_list(lab: Lab) -> None:
 def test_device_refused_allowed_and_refused_again(lab: Lab) -> None:
     """In both dialects: a device that is not on the list."""
     needs("devices")
-    if not Path("/dev/loop-control").exists():
+    device = Path("/dev/loop-control")
+    if not device.exists():
         pytest.skip("this host has no /dev/loop-control")
-    node = replace(device_nodes.of_path("/dev/loop-control"), mode=0o666)
-    source = lab.top / "node"
-    device_nodes.make(source, node, lab.idmap)
-    entry = device_nodes.mount_entry(source, "/dev/mine")
+    number = device.stat().st_rdev
+    rule = f"c {os.major(number)}:{os.minor(number)} rwm"
+    entry = make_node(lab.top / "node", number, lab.root_ids, 0o666)
     lab.start("c1", *cgroups.layout().config_items([settings.devices()]), entry)
 
     def readable() -> bool:
         return lab.exec("c1", "sh", "-c", ": < /dev/mine")[0] == 0
 
     assert not readable()
-    lab.zygote.set_cgroup_item("c1", lab.lxcpath, "devices.allow", node.rule)
+    lab.zygote.set_cgroup_item("c1", lab.lxcpath, "devices.allow", rule)
     assert readable()
-    lab.zygote.set_cgroup_item("c1", lab.lxcpath, "devices.deny", node.rule)
+    lab.zygote.set_cgroup_item("c1", lab.lxcpath, "devices.deny", rule)
     assert not readable()
 
 

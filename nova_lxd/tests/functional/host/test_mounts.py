@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from pathlib import Path
 
 import pytest
 
-from nova_lxd.lxd.host import device_nodes, mounts, syscalls
-from nova_lxd.lxd.host.cgroups import Cgroup
+from nova_lxd.lxd.host import mounts, syscalls
 from nova_lxd.lxd.host.idmap import userns_fd
-from nova_lxd.tests.functional.host.conftest import Lab
+from nova_lxd.tests.functional.host.conftest import Lab, make_node
 
 
 @pytest.fixture
@@ -116,21 +114,19 @@ def test_target_cannot_lead_out_of_the_container(lab: Lab, shared: Path) -> None
 
 @pytest.mark.parametrize("when", ["start", "running"])
 def test_device_node(lab: Lab, when: str) -> None:
-    node = device_nodes.Node("char", 1, 5, mode=0o640, uid=1000, gid=5)
-    source = lab.top / "my node"
-    device_nodes.make(source, node, lab.idmap)
-    assert stat.S_ISCHR(source.stat().st_mode)
-    target = "/dev/my node"
+    source = lab.top / "node"
+    owner = lab.idmap.host_uid(1000), lab.idmap.host_gid(5)
+    assert owner[0] is not None and owner[1] is not None
+    entry = make_node(source, os.makedev(1, 5), (owner[0], owner[1]), 0o640)
     if when == "start":
-        running = lab.start("c1", device_nodes.mount_entry(source, target))
+        running = lab.start("c1", entry)
     else:
         running = lab.start("c1")
-        Cgroup.of(running.init, "c1").apply([node.allow()])
         fd = mounts.clone(source)
-        lab.zygote.mount(running.init, fd, target, directory=False, root=lab.root_ids)
+        lab.zygote.mount(running.init, fd, "/dev/mine", directory=False, root=lab.root_ids)
         os.close(fd)
-    assert lab.exec("c1", "stat", "-c", "%u %g %a", target)[1] == "1000 5 640\n"
-    assert lab.exec("c1", "dd", f"if={target}", "of=/dev/null", "count=1")[0] == 0
+    assert lab.exec("c1", "stat", "-c", "%u %g %a", "/dev/mine")[1] == "1000 5 640\n"
+    assert lab.exec("c1", "dd", "if=/dev/mine", "of=/dev/null", "count=1")[0] == 0
     if when == "running":
-        lab.zygote.unmount(running.init, target, remove=True, root=lab.root_ids)
-        assert lab.exec("c1", "ls", target)[0] != 0
+        lab.zygote.unmount(running.init, "/dev/mine", remove=True, root=lab.root_ids)
+        assert lab.exec("c1", "ls", "/dev/mine")[0] != 0

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.host import apparmor, device_nodes, seccomp
-from nova_lxd.lxd.host.idmap import Idmap
+from nova_lxd.lxd.host import apparmor, seccomp
 
 
 def test_default_policy() -> None:
@@ -76,16 +75,3 @@ def test_apparmor_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert apparmor.config_items("p1") == [("lxc.apparmor.profile", "p1")]
     assert apparmor.config_items("p1", "ns") == [("lxc.apparmor.profile", "p1//&:ns:")]
     assert len(apparmor.profile_name("0" * 8, "x" * 300)) < 200
-
-
-def test_device_nodes(tmp_path: Path) -> None:
-    zero = device_nodes.of_path("/dev/zero")
-    assert (zero.kind, zero.major, zero.minor, zero.rule) == ("char", 1, 5, "c 1:5 rwm")
-    with pytest.raises(BadRequest):
-        device_nodes.of_path(tmp_path)
-    with pytest.raises(BadRequest, match="70000"):
-        device_nodes.make(
-            tmp_path / "x", device_nodes.Node("char", 1, 5, uid=70000), Idmap.simple(1, 65536)
-        )
-    entry = device_nodes.mount_entry(Path("/a b\\c"), "/dev/x y")[1]
-    assert entry == "/a\\040b\\134c dev/x\\040y none bind,create=file 0 0"
