@@ -116,7 +116,6 @@ def create(db: Database, record: InstanceRecord) -> InstanceRecord:
 
 _JSON_FIELDS = frozenset(("config", "devices", "profiles"))
 _FIELDS = _JSON_FIELDS | {
-    "name",
     "architecture",
     "description",
     "ephemeral",
@@ -161,13 +160,16 @@ def set_config(
         return config
 
 
-def move_project(db: Database, instance_id: int, project: str) -> None:
-    """Put the instance into another project."""
+def rename(db: Database, instance_id: int, project: str, name: str) -> None:
+    """Give the instance another name, in the same or another project.
+
+    :raises sqlite3.IntegrityError: the name is taken there.
+    """
     with db.write() as conn:
         conn.execute(
-            "UPDATE instances SET project_id = (SELECT id FROM projects WHERE name = ?)"
-            " WHERE id = ?",
-            (project, instance_id),
+            "UPDATE instances SET name = ?,"
+            " project_id = (SELECT id FROM projects WHERE name = ?) WHERE id = ?",
+            (name, project, instance_id),
         )
 
 

@@ -81,13 +81,11 @@ def _rename(svc: Instances, inst: Instance, project: str, name: str) -> None:
         _move_files(svc, record, project, name)
         undo.callback(_move_files_back, svc, record, project, name)
         with svc.ctx.db.write():
-            if project != record.project:
-                db_instances.move_project(svc.ctx.db, inst.id, project)
+            db_instances.rename(svc.ctx.db, inst.id, project, name)
             db_instances.set_config(
                 svc.ctx.db,
                 inst.id,
                 {"volatile.apply_template": _trigger(record)},
-                name=name,
                 intent="",
             )
         svc.rekey(inst, project, name)

@@ -48,6 +48,15 @@ def test_names_are_unique_per_project(db: Database) -> None:
         db_instances.create(db, record())
 
 
+def test_rename_across_projects_does_not_meet_its_old_name(db: Database) -> None:
+    db_instances.create(db, record())
+    mine = db_instances.create(db, record(project="own"))
+    db_instances.rename(db, mine.id, "default", "c2")
+    assert [r.name for r in db_instances.get_all(db, "default")] == ["c1", "c2"]
+    with pytest.raises(sqlite3.IntegrityError):
+        db_instances.rename(db, mine.id, "default", "c1")
+
+
 def test_single_keys_and_columns_change_together(db: Database) -> None:
     made = db_instances.create(db, replace(record(), config={"a": "1", "b": "2"}))
     assert db_instances.set_config(db, made.id, {"a": None, "c": "3"}, intent="x") == {
