@@ -28,6 +28,7 @@ from nova_lxd.lxd.schema.instances import InstancePatch, InstancePost, InstanceP
 _Entry = tuple[Instance, InstanceRecord, Expanded]
 # More than this many instances are read and expanded on a worker thread.
 _INLINE = 50
+_PATIENCE = 30.0
 
 
 def _entries(request: Request, project: str | None) -> list[_Entry]:
@@ -112,7 +113,7 @@ def _update_operation(
     requestor = request.requestor
 
     def work(_op: Operation) -> None:
-        with svc.hold(inst, "update"):
+        with svc.hold(inst, "update", _PATIENCE):
             instance_config.update(svc, inst, wanted)
         svc.announce("instance-updated", inst, requestor=requestor)
 
@@ -196,7 +197,7 @@ async def patch_instance(request: Request) -> web.StreamResponse:
     requestor = request.requestor
 
     def work() -> None:
-        with svc.hold(inst, "update"):
+        with svc.hold(inst, "update", _PATIENCE):
             try:
                 instance_config.update(svc, inst, wanted)
             except UnknownProfile as exc:

@@ -23,6 +23,8 @@ DESCRIPTIONS = {
     "unfreeze": "Unfreezing instance",
 }
 _END_PATIENCE = 30.0
+# Short actions, such as a snapshot, are waited for; long ones refuse with their name.
+_PATIENCE = 5.0
 
 
 def change(
@@ -55,7 +57,7 @@ def change(
 
 
 def _start(svc: Instances, inst: Instance, requestor: Requestor) -> dict[str, str]:
-    with svc.hold(inst, "start"):
+    with svc.hold(inst, "start", _PATIENCE):
         trace = start.start(svc, inst)
         svc.announce("instance-started", inst, requestor=requestor)
         return trace.metadata()
@@ -67,7 +69,7 @@ def _stop(
     if force and stop.force_while_busy(svc, inst, svc.locks):
         return
     # A container that has just ended by itself is being cleaned up: then it is stopped already.
-    with svc.hold(inst, "stop", _END_PATIENCE if force else 0.0):
+    with svc.hold(inst, "stop", _END_PATIENCE if force else _PATIENCE):
         if force:
             stop.stop(svc, inst)
             svc.announce("instance-stopped", inst, requestor=requestor)
@@ -83,7 +85,7 @@ def _restart(
 ) -> dict[str, str]:
     if not inst.is_running:
         raise BadRequest("Instance is not running")
-    with svc.hold(inst, "restart"):
+    with svc.hold(inst, "restart", _PATIENCE):
         if force:
             stop.stop(svc, inst)
         else:
@@ -94,7 +96,7 @@ def _restart(
 
 
 def _freeze(svc: Instances, inst: Instance, requestor: Requestor) -> None:
-    with svc.hold(inst, "freeze"):
+    with svc.hold(inst, "freeze", _PATIENCE):
         group = svc.cgroup(inst)
         if group is None:
             raise BadRequest("The container isn't running")
@@ -106,7 +108,7 @@ def _freeze(svc: Instances, inst: Instance, requestor: Requestor) -> None:
 
 
 def _unfreeze(svc: Instances, inst: Instance, requestor: Requestor) -> None:
-    with svc.hold(inst, "unfreeze"):
+    with svc.hold(inst, "unfreeze", _PATIENCE):
         if not inst.is_running:
             raise BadRequest("The container isn't running")
         if not inst.frozen:
