@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,11 +14,16 @@ from typing import Protocol
 
 import pytest
 
-from nova_lxd.tests.functional.daemon import REPOSITORY, Daemon
+from nova_lxd.tests.functional.daemon import REPOSITORY, Daemon, sweep
 from nova_lxd.tests.functional.sandbox import wait_for
 
 BRIDGE = "lxdbr0"
 SUBNET = "10.77.0"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """SIGTERM ends a run as Ctrl-C does: fixtures still take their daemons down."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Launch(Protocol):
@@ -75,6 +81,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     """The name of the back end under test."""
     if os.geteuid() != 0:
         pytest.skip("system containers need root")
+    sweep()
     return str(request.config.getoption("--backend"))
 
 

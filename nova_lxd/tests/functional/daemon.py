@@ -26,6 +26,7 @@ from nova_lxd.tests.functional.sandbox import Sandbox, clean_environment, only_c
 BACKENDS = ("bundled", "lxd")
 REPOSITORY = Path(__file__).resolve().parents[3]
 START_TIMEOUT = 60.0
+HOME_PREFIX = "nlxd-"
 
 
 class LxcError(AssertionError):
@@ -74,19 +75,34 @@ def _backend_argv(backend: str) -> list[str]:
     return [sys.executable, "-m", "nova_lxd.lxd.cli", "daemon", "--group", "root"]
 
 
+def sweep() -> None:
+    """Remove what runs that were killed left: their namespaces died with them."""
+    for home in Path("/tmp").glob(f"{HOME_PREFIX}*"):
+        try:
+            owner = int((home / "owner").read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            continue
+        if not Path(f"/proc/{owner}").exists():
+            sandbox = (home / "sandbox").read_text(encoding="ascii")
+            Sandbox(sandbox).close()
+            shutil.rmtree(home)
+
+
 class Daemon:
     """One daemon in one sandbox.  A context manager: entering starts it, leaving removes all."""
 
     def __init__(self, backend: str, name: str = "d") -> None:
         self.backend = backend
-        self.home = Path(tempfile.mkdtemp(prefix="nlxd-", dir="/tmp"))
+        self.home = Path(tempfile.mkdtemp(prefix=HOME_PREFIX, dir="/tmp"))
         self.home.chmod(0o755)
         self.lxd_dir = self.home / "lxd"
         self.lxd_dir.mkdir(mode=0o711)
         self.config = self.home / "client"
         self.config.mkdir(mode=0o700)
         self.log = self.home / "daemon.log"
-        self.sandbox = Sandbox(f"{name}-{self.home.name[5:]}")
+        self.sandbox = Sandbox(f"{name}-{self.home.name.removeprefix(HOME_PREFIX)}")
+        (self.home / "sandbox").write_text(self.sandbox.name, encoding="ascii")
+        (self.home / "owner").write_text(str(os.getpid()), encoding="ascii")
         self._process: subprocess.Popen[bytes] | None = None
 
     # Life cycle

@@ -114,7 +114,8 @@ def test_whole_life(debian: Daemon, key: str) -> None:
         # A power-off from inside.
         debian.lxc("exec", "deb", "--", "systemctl", "poweroff", check=False)
         debian.wait_status("deb", "Stopped", timeout=90)
-        debian.lxc("start", "deb")
+        # Real LXD says "busy" for a moment after it says "Stopped".
+        wait_for(lambda: debian.lxc("start", "deb", check=False).returncode == 0, "a new start")
         booted(debian, "deb")
         debian.lxc("stop", "deb", timeout=180)
         assert debian.status("deb") == "Stopped"
