@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cloud import openrc, plan, showcase, status, teardown
+from cloud import hosts, openrc, plan, showcase, status, teardown
 from cloud.context import Cloud
 from cloud.controller import bring_up, choose
 from cloud.errors import CloudError
@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--venv", type=Path, help="use this Python environment with OpenStack in it")
     up.add_argument("--external-subnet", metavar="CIDR", help="subnet of the floating IPs")
     up.add_argument("--no-server", action="store_true", help="do not create a first server")
+    add_host = verbs.add_parser("add-host", help="add a compute host in namespaces of its own")
+    add_host.add_argument("name", help="its name, for example two")
     verbs.add_parser("status", help="each service, its health and its log")
     env = verbs.add_parser("env", help="shell variables for the openstack command")
     env.add_argument("user", nargs="?", default="demo", choices=openrc.USERS)
@@ -123,6 +125,19 @@ def up(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_host(arguments: argparse.Namespace) -> int:
+    with exclusive(arguments.state), Progress() as progress:
+        cloud = open_cloud(arguments.state)
+        cloud.controller.prepare()
+        record = hosts.add(cloud, arguments.name)
+        Runner(cloud.layout.done, progress).run(plan.steps(cloud))
+        progress.note(f"host {record.name} is up at {record.address}, "
+                      f"in {progress.elapsed:.0f} s")
+    print(f'a server there: openstack --os-compute-api-version 2.74 server create '
+          f'--host {record.name} ... (as admin)')
+    return 0
+
+
 def command_name(arguments: argparse.Namespace) -> str:
     """How this command was called, for hints that can be copied."""
     state = f" --state {arguments.state}" if arguments.state != DEFAULT_STATE else ""
@@ -188,8 +203,10 @@ def show_logs(arguments: argparse.Namespace) -> int:
                             service.tail or service.log])
 
 
-VERBS = {"up": up, "status": show_status, "env": show_env, "down": stop, "destroy": destroy,
-         "restart": restart, "logs": show_logs}
+VERBS = {
+    "up": up, "add-host": add_host, "status": show_status, "env": show_env, "down": stop,
+    "destroy": destroy, "restart": restart, "logs": show_logs,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,21 @@ class Cloud:
         """
         return Step(f"start {name}", lambda: bring_up(self.controller, build()), needs=needs)
 
+    def mount_namespace(self, host: HostRecord) -> Path:
+        """The file that keeps the mount namespace of an added host alive."""
+        return self.data("hosts") / f"{host.name}.mnt"
+
+    def enter(self, host: HostRecord) -> tuple[str, ...]:
+        """The words before a command that run it on ``host``; none for the machine itself."""
+        if not host.namespace:
+            return ()
+        return (shutil.which("nsenter") or "/usr/bin/nsenter",
+                f"--net=/run/netns/{host.namespace}", f"--mount={self.mount_namespace(host)}")
+
+    def on(self, host: HostRecord, step: str) -> str:
+        """``step`` as it is called on ``host``: with @NAME for an added one."""
+        return step if host is self.first_host else f"{step}@{host.name}"
+
     # Configuration sections that several services share.
 
     def database(self, name: str, user: str = "") -> Section:
@@ -134,13 +150,13 @@ class Cloud:
 
     def daemon(
         self, name: str, program: str, *config_files: Path, arguments: tuple[str, ...] = (),
-        env: dict[str, str] | None = None, namespace: str = "", seconds: float = 4.0,
+        env: dict[str, str] | None = None, enter: tuple[str, ...] = (), seconds: float = 4.0,
         probe: Probe | None = None,
     ) -> Service:
         """An OpenStack process without an HTTP address: it is well when it stays alive."""
         files = [word for path in config_files for word in ("--config-file", str(path))]
         return Service(
             name=name, argv=(self.bin(program), *files, *arguments), log=str(self.log(name)),
-            probe=probe or Probe("alive", str(seconds)), env=env or {}, namespace=namespace,
+            probe=probe or Probe("alive", str(seconds)), env=env or {}, enter=enter,
             watch=tuple(map(str, config_files)),
         )

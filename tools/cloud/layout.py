@@ -14,6 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 EXTERNAL_BRIDGE = "br-ex"
 INTEGRATION_BRIDGE = "br-int"
+UNDERLAY_BRIDGE = "br-hosts"
+BRIDGES = (EXTERNAL_BRIDGE, INTEGRATION_BRIDGE, UNDERLAY_BRIDGE)
 SYSTEMD_UNITS = Path("/etc/systemd/system")
 
 

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cloud import ovn
 from cloud.context import Cloud, Section
 from cloud.controller import bring_up
 from cloud.errors import CloudError
-from cloud.ovn import service_name
 from cloud.services import Probe, Service
 from cloud.settings import HostRecord
 from cloud.steps import Step
@@ -39,7 +39,7 @@ def driver_options(cloud: Cloud, host: HostRecord) -> Section:
 
 
 def service(cloud: Cloud, host: HostRecord) -> Service:
-    name = service_name(cloud, "lxd", host)
+    name = cloud.on(host, "lxd")
     directory = home(cloud, host)
     directory.chmod(0o711)
     if cloud.settings.lxd == "real":
@@ -48,7 +48,7 @@ def service(cloud: Cloud, host: HostRecord) -> Service:
         argv = (cloud.bin("nova-lxd"), "daemon")
     return Service(
         name=name, argv=argv, log=str(cloud.log(name)), env={"LXD_DIR": str(directory)},
-        probe=Probe("unix", str(socket_path(cloud, host))), namespace=host.namespace,
+        probe=Probe("unix", str(socket_path(cloud, host))), enter=cloud.enter(host),
         kill="process", stop_seconds=60,
     )
 
@@ -148,11 +148,11 @@ def delete_all(cloud: Cloud, host: HostRecord) -> None:
 
 
 def steps_for(cloud: Cloud, host: HostRecord) -> list[Step]:
-    name = service_name(cloud, "lxd", host)
+    name = cloud.on(host, "lxd")
     return [
         cloud.start(name, lambda: service(cloud, host), "python/driver",
-                    "start lxcfs"),
-        Step(service_name(cloud, "lxd/pool", host), lambda: create_pool(cloud, host),
+                    "start lxcfs", *ovn.host_needs(host)),
+        Step(cloud.on(host, "lxd/pool"), lambda: create_pool(cloud, host),
              needs=(f"start {name}",)),
     ]
 

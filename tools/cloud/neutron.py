@@ -61,7 +61,7 @@ def configure(cloud: Cloud) -> tuple[Path, Path]:
 
 
 def configure_agent(cloud: Cloud, host: HostRecord) -> Path:
-    name = ovn.service_name(cloud, "neutron-ovn-agent", host)
+    name = cloud.on(host, "neutron-ovn-agent")
     path = cloud.etc("neutron-ovn-agent", f"{name}.conf")
     helper = cloud.privsep(path)
     write(path, {
@@ -99,16 +99,17 @@ def worker(cloud: Cloud, name: str) -> Service:
 
 
 def agent(cloud: Cloud, host: HostRecord) -> Service:
-    name = ovn.service_name(cloud, "neutron-ovn-agent", host)
+    name = cloud.on(host, "neutron-ovn-agent")
     return cloud.daemon(name, "neutron-ovn-agent", configure_agent(cloud, host),
-                        namespace=host.namespace)
+                        enter=cloud.enter(host))
 
 
 def host_steps(cloud: Cloud, host: HostRecord) -> list[Step]:
     return [cloud.start(
-        ovn.service_name(cloud, "neutron-ovn-agent", host), lambda: agent(cloud, host),
-        "python/openstack", f"start {ovn.service_name(cloud, 'ovn-controller', host)}",
+        cloud.on(host, "neutron-ovn-agent"), lambda: agent(cloud, host),
+        "python/openstack", f"start {cloud.on(host, 'ovn-controller')}",
         "start ovn-northd", "start nova-metadata",
+        *(("start host-relay",) if host.namespace else ()),
     )]
 
 

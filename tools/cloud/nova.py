@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from cloud import lxd, ovn, wsgi
+from cloud import lxd, wsgi
 from cloud.context import REGION, Cloud, Section
 from cloud.errors import CloudError
 from cloud.ini import write
@@ -71,7 +71,7 @@ def configure(cloud: Cloud) -> Path:
 
 def configure_compute(cloud: Cloud, host: HostRecord) -> Path:
     """The configuration of one nova-compute: it has no database."""
-    name = ovn.service_name(cloud, "nova-compute", host)
+    name = cloud.on(host, "nova-compute")
     path = cloud.etc("nova-compute", f"{name}.conf")
     sections = shared(cloud, cloud.data(name))
     sections["DEFAULT"] |= {
@@ -120,9 +120,9 @@ def api(cloud: Cloud, name: str, module: str, port: str, threads: int) -> Servic
 
 
 def compute(cloud: Cloud, host: HostRecord) -> Service:
-    name = ovn.service_name(cloud, "nova-compute", host)
+    name = cloud.on(host, "nova-compute")
     return cloud.daemon(name, "nova-compute", configure_compute(cloud, host),
-                        namespace=host.namespace)
+                        enter=cloud.enter(host))
 
 
 def wait_for_compute(cloud: Cloud, host: HostRecord) -> None:
@@ -134,7 +134,7 @@ def wait_for_compute(cloud: Cloud, host: HostRecord) -> None:
         for entry in services.get("/os-services?binary=nova-compute")["services"]
     ):
         if time.monotonic() > deadline:
-            name = ovn.service_name(cloud, "nova-compute", host)
+            name = cloud.on(host, "nova-compute")
             raise CloudError(f"nova-compute of {host.name} did not report within 120 seconds.",
                              log=cloud.log(name),
                              remedy="read the log, then run 'quickstart up' again")
@@ -143,14 +143,16 @@ def wait_for_compute(cloud: Cloud, host: HostRecord) -> None:
 
 
 def host_steps(cloud: Cloud, host: HostRecord) -> list[Step]:
-    name = ovn.service_name(cloud, "nova-compute", host)
+    name = cloud.on(host, "nova-compute")
     needs = ["start nova-conductor", "start nova-api", "start placement", "start glance",
-             "keystone/catalogue", f"start {ovn.service_name(cloud, 'ovn-controller', host)}"]
+             "keystone/catalogue", f"start {cloud.on(host, 'ovn-controller')}"]
+    if host.namespace:
+        needs += ["start host-relay", f"hosts/underlay of {host.name}"]
     if cloud.settings.driver == "lxd":
-        needs += ["python/driver", ovn.service_name(cloud, "lxd/pool", host)]
+        needs += ["python/driver", cloud.on(host, "lxd/pool")]
     return [
         cloud.start(name, lambda: compute(cloud, host), *needs),
-        Step(ovn.service_name(cloud, "nova/host", host), lambda: wait_for_compute(cloud, host),
+        Step(cloud.on(host, "nova/host"), lambda: wait_for_compute(cloud, host),
              needs=(f"start {name}",), stamp=host.name),
     ]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from cloud.context import Cloud
 from cloud.errors import CloudError
 from cloud.host import boot_id
-from cloud.layout import EXTERNAL_BRIDGE, INTEGRATION_BRIDGE
+from cloud.layout import BRIDGES, EXTERNAL_BRIDGE, INTEGRATION_BRIDGE
 from cloud.run import run
 from cloud.services import Probe, Service
 from cloud.settings import LOOPBACK, HostRecord
@@ -98,11 +98,6 @@ def northd(cloud: Cloud) -> Service:
     )
 
 
-def service_name(cloud: Cloud, name: str, host: HostRecord) -> str:
-    """``name`` for the machine itself, ``name@host`` for an added one."""
-    return name if host is cloud.first_host else f"{name}@{host.name}"
-
-
 def vsctl(cloud: Cloud, host: HostRecord, *words: str) -> str:
     directory = home(cloud, host)
     return run(("ovs-vsctl", f"--db=unix:{directory / 'db.sock'}", "--timeout=30", *words),
@@ -112,8 +107,8 @@ def vsctl(cloud: Cloud, host: HostRecord, *words: str) -> str:
 def switch_database(cloud: Cloud, host: HostRecord) -> Service:
     directory = home(cloud, host)
     service = database(cloud, "conf", directory, OVS_SCHEMA, "ovsdb", environment(directory))
-    service = Service(**{**service.__dict__, "namespace": host.namespace})
-    return named(cloud, service, service_name(cloud, "ovsdb", host))
+    service = Service(**{**service.__dict__, "enter": cloud.enter(host)})
+    return named(cloud, service, cloud.on(host, "ovsdb"))
 
 
 def chassis(cloud: Cloud, host: HostRecord) -> None:
@@ -137,27 +132,27 @@ def chassis(cloud: Cloud, host: HostRecord) -> None:
 
 def switch(cloud: Cloud, host: HostRecord) -> Service:
     directory = home(cloud, host)
-    name = service_name(cloud, "ovs-vswitchd", host)
+    name = cloud.on(host, "ovs-vswitchd")
     return Service(
         name=name, argv=(
             shutil.which("ovs-vswitchd") or "/usr/sbin/ovs-vswitchd",
             f"unix:{directory / 'db.sock'}", "--no-chdir", "-vconsole:warn",
             f"--unixctl={directory / 'vswitchd.ctl'}",
         ),
-        log=str(cloud.log(name)), env=environment(directory), namespace=host.namespace,
+        log=str(cloud.log(name)), env=environment(directory), enter=cloud.enter(host),
         probe=Probe("unix", str(directory / "vswitchd.ctl")),
     )
 
 
 def controller(cloud: Cloud, host: HostRecord) -> Service:
     directory = home(cloud, host)
-    name = service_name(cloud, "ovn-controller", host)
+    name = cloud.on(host, "ovn-controller")
     return Service(
         name=name, argv=(
             shutil.which("ovn-controller") or "/usr/bin/ovn-controller",
             f"unix:{directory / 'db.sock'}", "--no-chdir", "-vconsole:warn",
         ),
-        log=str(cloud.log(name)), env=environment(directory), namespace=host.namespace,
+        log=str(cloud.log(name)), env=environment(directory), enter=cloud.enter(host),
         probe=Probe("alive", "0.5"),
     )
 
@@ -188,14 +183,14 @@ def refuse_foreign_bridges(cloud: Cloud) -> bool:
 def remove_datapath(cloud: Cloud, host: HostRecord) -> None:
     """Remove the devices that a stopped switch leaves: its bridges, and the datapath itself."""
     log = cloud.log("step-ovn")
-    inside = ("ip", "netns", "exec", host.namespace) if host.namespace else ()
+    inside = cloud.enter(host)
     if datapath_type() == "system":
         if "ovs-system" in run((*inside, "ovs-dpctl", "dump-dps"), log=log):
             run((*inside, "ovs-dpctl", "del-dp", "ovs-system"), log=log)
         return
     links = json.loads(run((*inside, "ip", "-json", "link", "show"), log=log))
     for link in links:
-        if link["ifname"] in (EXTERNAL_BRIDGE, INTEGRATION_BRIDGE, USERSPACE_DATAPATH):
+        if link["ifname"] in (*BRIDGES, USERSPACE_DATAPATH):
             run((*inside, "ip", "link", "delete", link["ifname"]), log=log)
 
 
@@ -214,14 +209,19 @@ def external_bridge(cloud: Cloud) -> None:
         run(("ethtool", "-K", EXTERNAL_BRIDGE, "tx", "off", "tso", "off", "gso", "off"), log=log)
 
 
+def host_needs(host: HostRecord) -> tuple[str, ...]:
+    """The steps that make an added host itself."""
+    return (f"hosts/namespaces {host.name}",) if host.namespace else ()
+
+
 def host_steps(cloud: Cloud, host: HostRecord) -> list[Step]:
     """The switch of one compute host."""
     def name(step: str) -> str:
-        return service_name(cloud, step, host)
+        return cloud.on(host, step)
 
     return [
         cloud.start(name("ovsdb"), lambda: switch_database(cloud, host), "packages",
-                    "network/check"),
+                    "network/check", *host_needs(host)),
         Step(name("network/chassis"), lambda: chassis(cloud, host),
              needs=(f"start {name('ovsdb')}",)),
         cloud.start(name("ovs-vswitchd"), lambda: switch(cloud, host), name("network/chassis")),

@@ -7,6 +7,7 @@ from cloud import (
     cinder,
     glance,
     horizon,
+    hosts,
     keystone,
     lxd,
     mariadb,
@@ -23,8 +24,8 @@ from cloud.context import Cloud
 from cloud.steps import Step
 
 FAMILIES = (
-    venv, mariadb, rabbitmq, ovn, keystone, glance, placement, neutron, nova, cinder, horizon, lxd,
-    tenancy,
+    venv, mariadb, rabbitmq, hosts, ovn, keystone, glance, placement, neutron, nova, cinder,
+    horizon, lxd, tenancy,
 )
 
 

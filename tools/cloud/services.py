@@ -6,7 +6,6 @@ from __future__ import annotations
 import http.client
 import json
 import pwd
-import shutil
 import socket
 import time
 import urllib.parse
@@ -69,10 +68,11 @@ def http_status(url: str, timeout: float) -> int:
 class Service:
     """One service of the cloud; a value, so that it can be compared and written down.
 
-    ``before`` is run ahead of each start.  ``kill`` says what a stop ends: the whole process
-    ``group``, or the first ``process`` alone (a container manager's containers outlive its
-    restart).  ``watch`` are the files whose change asks for a restart; ``tail`` the log to show
-    when it is not ``log``, which takes the standard outputs.
+    ``enter`` is put before the command, to run it on an added host.  ``before`` is run ahead of
+    each start.  ``kill`` says what a stop ends: the whole process ``group``, or the first
+    ``process`` alone (a container manager's containers outlive its restart).  ``watch`` are the
+    files whose change asks for a restart; ``tail`` the log to show when it is not ``log``, which
+    takes the standard outputs.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Service:
     env: Mapping[str, str] = field(default_factory=dict)
     user: str = "root"
     cwd: str = "/"
-    namespace: str = ""
+    enter: tuple[str, ...] = ()
     before: tuple[tuple[str, ...], ...] = ()
     kill: str = "group"
     stop_seconds: float = 30.0
@@ -91,10 +91,8 @@ class Service:
     tail: str = ""
 
     def command(self) -> list[str]:
-        """The argv with the network namespace entered first."""
-        if not self.namespace:
-            return list(self.argv)
-        return [shutil.which("ip") or "/usr/sbin/ip", "netns", "exec", self.namespace, *self.argv]
+        """The argv, behind the words that enter the host it runs on."""
+        return [*self.enter, *self.argv]
 
     def fingerprint(self) -> str:
         """Changes when the command or one of its configuration files does."""
@@ -107,7 +105,7 @@ class Service:
     def from_json(cls, text: str) -> Service:
         data: dict[str, Any] = json.loads(text)
         data.pop("fingerprint", None)
-        for name in ("argv", "watch"):
+        for name in ("argv", "watch", "enter"):
             data[name] = tuple(data[name])
         data["before"] = tuple(tuple(argv) for argv in data["before"])
         return cls(**{**data, "probe": Probe(**data["probe"])})

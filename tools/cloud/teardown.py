@@ -8,11 +8,11 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cloud import lxd, ovn, plan
+from cloud import hosts, lxd, ovn, plan
 from cloud.context import Cloud
 from cloud.errors import CloudError
 from cloud.host import mounts_below, processes_of
-from cloud.layout import EXTERNAL_BRIDGE, INTEGRATION_BRIDGE
+from cloud.layout import BRIDGES, INTEGRATION_BRIDGE
 from cloud.run import run
 from cloud.services import Probe
 from cloud.settings import HostRecord
@@ -80,7 +80,7 @@ def remove_ports(cloud: Cloud, service: str) -> None:
     bridges = ovn.vsctl(cloud, host, "list-br").split()
     if INTEGRATION_BRIDGE not in bridges:
         return
-    inside = ("ip", "netns", "exec", host.namespace) if host.namespace else ()
+    inside = cloud.enter(host)
     for port in ovn.vsctl(cloud, host, "list-ports", INTEGRATION_BRIDGE).split():
         if port.startswith("tap"):
             ovn.vsctl(cloud, host, "--if-exists", "del-port", INTEGRATION_BRIDGE, port)
@@ -107,10 +107,8 @@ def destroy(cloud: Cloud) -> None:
     Raises CloudError when something could not be removed, saying what.
     """
     down(cloud, remove_instances=True)
+    hosts.remove_namespaces(cloud)
     unmount_below(cloud.layout.state, cloud.log("step-destroy"))
-    for host in cloud.settings.hosts[1:]:
-        if Path("/run/netns", host.namespace).exists():
-            run(("ip", "netns", "delete", host.namespace), log=cloud.log("step-destroy"))
     left = leftovers(cloud)
     if left:
         raise CloudError("this is still there: " + "; ".join(left) + ".",
@@ -126,7 +124,7 @@ def unmount_below(directory: Path, log: Path) -> None:
 def leftovers(cloud: Cloud) -> list[str]:
     """What of the cloud is on the host besides its files; empty after a clean destroy."""
     left = [f"mount {point}" for point in mounts_below(cloud.layout.state)]
-    left += [f"network device {name}" for name in (EXTERNAL_BRIDGE, INTEGRATION_BRIDGE)
+    left += [f"network device {name}" for name in BRIDGES
              if Path("/sys/class/net", name).exists()]
     left += [f"process {pid} ({line[:60]})" for pid, line in processes_of(cloud.layout.state)]
     return left
