@@ -22,6 +22,7 @@ from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import deviceset, idmaps, naming, volumes
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.trace import Trace
 from nova_lxd.lxd.schema import instancekeys
 from nova_lxd.lxd.storage.volume import ROOTFS, Volume
 
@@ -190,21 +191,28 @@ def prepare_devices(
 
 
 def _create(svc: Instances, new: NewInstance, fill: Callable[[Volume, str], None]) -> Instance:
+    trace = Trace(f"creation of instance {new.name!r}")
     expanded = validate(svc, new)
+    trace.step("checks")
     with ExitStack() as undo:
         record = insert(svc, new, expanded, INTENT)
+        trace.step("record")
         undo.callback(db_instances.delete, svc.ctx.db, record.id)
         volume = volumes.of_record(record, expanded)
         fill(volume, record.pool)
+        trace.step("volume")
         undo.callback(volumes.driver(svc.ctx, record.pool).delete_volume, volume)
         volumes.link(svc.ctx.paths, record.pool, volume)
         undo.callback(volumes.unlink, svc.ctx.paths, volume)
         changes = prepare_devices(svc, record, expanded)
+        trace.step("devices")
         db_instances.set_config(svc.ctx.db, record.id, changes, intent="")
         undo.pop_all()
     inst = svc.adopt_record(record)
     svc.announce(
         "instance-created", inst, context={"storage-pool": record.pool, "type": "container"}
     )
+    trace.step("end")
+    trace.done()
     LOG.info("Created %s", inst)
     return inst

@@ -13,6 +13,7 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.instances import deviceset, volumes
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.trace import Trace
 from nova_lxd.lxd.schema.configkeys import is_true
 
 if TYPE_CHECKING:
@@ -39,30 +40,36 @@ def delete(svc: Instances, inst: Instance, *, requestor: object = None) -> None:
 
     :raises BadRequest: it runs or is protected.
     """
+    trace = Trace(f"deletion of {inst}")
     record = check(svc, inst)
     snapshots = [s.name for s in db_snapshots.of_instance(svc.ctx.db, inst.id)]
     db_instances.update(svc.ctx.db, inst.id, intent=INTENT)
-    finish(svc, record)
+    trace.step("intent")
+    finish(svc, record, trace)
     svc.drop(inst)
+    trace.done()
     for name in snapshots:
         svc.announce("instance-snapshot-deleted", inst, snapshot=name)
     svc.announce("instance-deleted", inst)
     LOG.info("Deleted %s", inst)
 
 
-def finish(svc: Instances, record: InstanceRecord) -> None:
+def finish(svc: Instances, record: InstanceRecord, trace: Trace | None = None) -> None:
     """Remove the volume, the files and the record; idempotent, for half-deleted ones too."""
+    trace = trace or Trace(f"removal of instance {record.name!r}")
     ctx = svc.ctx
     expanded = svc.expanded(record)
     devices = deviceset.view(ctx, record, expanded, svc.idmap_of(expanded.config))
     others = [name for name, device in expanded.devices.items() if device.get("path") != "/"]
     deviceset.remove(ctx, others, devices)
+    trace.step("devices")
     volume = volumes.of_record(record)
     if record.pool:
         try:
             volumes.driver(ctx, record.pool).delete_volume(volume)
         except NotFound:  # the pool was removed by force: nothing is left to delete
             LOG.warning("Storage pool %s of instance %s is gone", record.pool, record.name)
+    trace.step("volume")
     volumes.unlink(ctx.paths, volume)
     for directory in (
         ctx.paths.instance_run(record.project, record.name),
@@ -71,4 +78,6 @@ def finish(svc: Instances, record: InstanceRecord) -> None:
         ctx.paths.backups / "instances" / volume.name,
     ):
         shutil.rmtree(directory, ignore_errors=True)
+    trace.step("files")
     db_instances.delete(ctx.db, record.id)
+    trace.step("record")
