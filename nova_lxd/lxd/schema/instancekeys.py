@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.schema import instancevalues as v
-from nova_lxd.lxd.schema.configkeys import Key, KeyTable, any_text
+from nova_lxd.lxd.schema.configkeys import Key, KeyTable, Validator, any_text
 
 _BOOT = (
     Key("boot.autostart", "bool", "Start when the daemon starts; unset: as it was.", v.boolean),
@@ -154,6 +154,29 @@ _VOLATILE_DEVICE_SUFFIXES = (
 _VOLATILE_LAST_STATE = ".last_state."
 
 
+# The daemon reads these back, so what a client writes into them must make sense.
+_VOLATILE_CHECKS = {
+    "volatile.idmap.base": v.uint32,
+    "volatile.idmap.current": v.id_map,
+    "volatile.idmap.next": v.id_map,
+    "volatile.last_state.idmap": v.id_map,
+}
+_VOLATILE_SUFFIX_CHECKS = {
+    ".hwaddr": v.mac_address,
+    ".host_name": v.interface_name,
+    ".name": v.interface_name,
+    ".mtu": v.uint32,
+}
+
+
+def _check_of(name: str, key: Key) -> Validator:
+    """The validator of a key; volatile ones have one by name or by their last part."""
+    if not name.startswith("volatile."):
+        return key.check
+    suffix = "." + name.rpartition(".")[2]
+    return _VOLATILE_CHECKS.get(name) or _VOLATILE_SUFFIX_CHECKS.get(suffix) or key.check
+
+
 def _known_volatile(name: str) -> bool:
     return (
         name in VOLATILE_KEYS
@@ -177,7 +200,7 @@ def validate(config: Mapping[str, str], *, profile: bool = False) -> None:
             raise BadRequest(f"Unknown configuration key: {name[:255]}")
         if "\0" in value or "\0" in name:
             raise BadRequest(f"Invalid value for config key {name!r}: it contains a NUL byte")
-        problem = key.check(value) if value else None
+        problem = _check_of(name, key)(value) if value else None
         if problem:
             raise BadRequest(f"Invalid value for config key {name!r}: {problem}")
     _validate_together(config)

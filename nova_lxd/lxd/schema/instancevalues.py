@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.host.idmap import parse_raw_idmap
+from nova_lxd.lxd.host.idmap import Idmap, parse_raw_idmap
 from nova_lxd.lxd.schema.configkeys import Validator, is_true
 from nova_lxd.lxd.schema.cron import schedule
 from nova_lxd.lxd.schema.serverkeys import expiry
@@ -21,8 +21,11 @@ __all__ = (
     "cpu_allowance",
     "cpu_set",
     "expiry",
+    "id_map",
     "int64",
+    "interface_name",
     "is_true",
+    "mac_address",
     "memory",
     "not_offered",
     "parse_cpu_set",
@@ -40,6 +43,8 @@ _ALLOWANCE_PERCENT = re.compile(r"([0-9]{1,9})%", re.ASCII)
 _ALLOWANCE_TIME = re.compile(r"([0-9]{1,9})ms/([0-9]{1,9})ms", re.ASCII)
 _RLIMIT = re.compile(r"(unlimited|[0-9]{1,19})(:(unlimited|[0-9]{1,19}))?", re.ASCII)
 _CPU_SPAN = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", re.ASCII)
+_INTERFACE = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
 MAX_CPUS = 8192
 # What the daemon itself decides; a change of these would break its hold on the container.
 _RAW_LXC_REFUSED = frozenset(
@@ -177,6 +182,25 @@ def raw_idmap(value: str) -> str | None:
     except BadRequest as exc:
         return exc.message
     return None
+
+
+def id_map(value: str) -> str | None:
+    """LXD's JSON form of an id map."""
+    try:
+        Idmap.from_json(value)
+    except BadRequest as exc:
+        return exc.message
+    return None
+
+
+def mac_address(value: str) -> str | None:
+    return None if _MAC.fullmatch(value) else f'Invalid MAC address "{value[:64]}"'
+
+
+def interface_name(value: str) -> str | None:
+    if _INTERFACE.fullmatch(value) and value not in (".", ".."):
+        return None
+    return f'Invalid interface name "{value[:64]}"'
 
 
 def raw_lxc_lines(value: str) -> list[tuple[str, str]]:
