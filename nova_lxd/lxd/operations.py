@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError, NotFound
 from nova_lxd.lxd.events import Events
@@ -35,6 +35,7 @@ STATUS_TEXT = {
 FINAL = frozenset((SUCCESS, FAILURE, CANCELLED))
 _KEEP_SECONDS = 5.0
 
+T = TypeVar("T")
 OperationClass = Literal["task", "websocket", "token"]
 Work = Callable[["Operation"], Mapping[str, Any] | None]
 AsyncWork = Callable[["Operation"], Awaitable[Mapping[str, Any] | None]]
@@ -195,6 +196,10 @@ class Operations:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return op
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run a blocking part of a websocket operation's work where tasks' work is run."""
+        return await self._loop.run_in_executor(self._executor, work)
 
     def token(
         self,

@@ -92,7 +92,7 @@ class Projects:
             "project-updated", f"/1.0/projects/{name}", name, requestor=requestor
         )
 
-    def rename(self, name: str, new: str, requestor: Mapping[str, Any]) -> None:
+    def check_rename(self, name: str, new: str) -> None:
         """:raises Forbidden: it is the default one.  :raises BadRequest: it is in use."""
         self.get(name)
         if name == DEFAULT_PROJECT:
@@ -102,6 +102,10 @@ class Projects:
             raise Conflict(f"A project named {new!r} already exists")
         if self._in_use(name):
             raise BadRequest("Only empty projects can be renamed")
+
+    def rename(self, name: str, new: str, requestor: Mapping[str, Any]) -> None:
+        """Give a project another name; raises as :meth:`check_rename`."""
+        self.check_rename(name, new)
         db_projects.rename(self._db, name, new)
         self._events.lifecycle(
             "project-renamed",

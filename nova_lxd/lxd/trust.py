@@ -91,8 +91,9 @@ class Trust:
         :raises BadRequest: it is no certificate, or expired, or of an unknown type.
         :raises Conflict: it is trusted already.
         """
+        kind = kind or "client"
         if kind not in ("client", "metrics"):
-            raise BadRequest(f"Unknown certificate type {kind!r}: use client or metrics")
+            raise BadRequest(f"Unknown certificate type {kind[:32]!r}: use client or metrics")
         parsed = certificate_of(der)
         if parsed.not_valid_after_utc < datetime.now(UTC):
             raise BadRequest("Adding the certificate failed: it has expired; make a new one")

@@ -63,7 +63,5 @@ def identify(http: web.Request, db: Database) -> Identity:
     for cert in certificates.find(db, digest):
         if cert.type == "metrics" and not http.path.startswith("/1.0/metrics"):
             return Identity(False, "tls", "", der)
-        return Identity(
-            True, "tls", digest, der, cert.restricted, frozenset(cert.projects)
-        )
+        return Identity(True, "tls", digest, der, cert.restricted, frozenset(cert.projects))
     return Identity(False, "tls", "", der)

@@ -85,9 +85,7 @@ def operation(op: Operation) -> web.Response:
             "metadata": op.to_api(),
         }
     )
-    return web.Response(
-        body=body, status=202, content_type=_JSON, headers={"Location": op.url}
-    )
+    return web.Response(body=body, status=202, content_type=_JSON, headers={"Location": op.url})
 
 
 def error(status: int, message: str) -> web.Response:

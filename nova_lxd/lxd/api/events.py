@@ -32,6 +32,8 @@ async def get_events(request: Request) -> web.StreamResponse:
     if "logging" in types and request.identity.restricted:
         types.remove("logging")
     socket = web.WebSocketResponse(compress=False, heartbeat=30)
+    if not socket.can_prepare(request.http):
+        raise BadRequest("websocket: not a websocket handshake")
     await socket.prepare(request.http)
     listener = request.services.events.listen(types, project)
     sender = asyncio.create_task(_send(socket, listener))

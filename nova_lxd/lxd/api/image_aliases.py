@@ -134,7 +134,5 @@ async def post_alias(request: Request) -> web.StreamResponse:
 async def delete_alias(request: Request) -> web.StreamResponse:
     """Delete an alias."""
     project, name = request.project_for("images"), request.path("name")
-    await request.run(
-        request.services.images.aliases.delete, project, name, request.requestor
-    )
+    await request.run(request.services.images.aliases.delete, project, name, request.requestor)
     return envelope.sync({})

@@ -93,9 +93,7 @@ def _copy(
     return work
 
 
-def _from_url(
-    images: Images, url: str, wanted: Wanted, requestor: Mapping[str, Any]
-) -> _Import:
+def _from_url(images: Images, url: str, wanted: Wanted, requestor: Mapping[str, Any]) -> _Import:
     def work(op: Operation) -> Image:
         source = locate(url, images.acquirer.fetcher, runnable(), op)
         return images.acquirer.download(source, wanted, op, requestor)

@@ -213,9 +213,7 @@ def own_image(request: Request) -> Image:
 
     :raises NotFound: there is none.
     """
-    return request.services.images.get(
-        request.project_for("images"), request.path("fingerprint")
-    )
+    return request.services.images.get(request.project_for("images"), request.path("fingerprint"))
 
 
 @route("PUT", "/1.0/images/{fingerprint}", body=ImagePut)

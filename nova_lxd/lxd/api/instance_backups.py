@@ -77,6 +77,7 @@ async def post_backups(request: Request) -> web.StreamResponse:
         body.instance_only or body.container_only,
         body.compression_algorithm,
     )
+    backup.check(svc, wanted)
     resources = instance_view.resources(request, [inst.name])
     op = request.services.operations.task(
         inst.project,

@@ -25,7 +25,7 @@ from nova_lxd.lxd.instances.exec import require_running
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.operations import Operation
 
-_CONNECT_SECONDS = 30.0
+_CONNECT_SECONDS = 5.0
 
 
 class ConsolePost(msgspec.Struct):
@@ -157,7 +157,7 @@ class ConsoleSession:
             try:
                 await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
             except TimeoutError as exc:
-                raise BadRequest("Attaching to the console failed: no client connected") from exc
+                raise BadRequest("Timed out waiting for websockets to connect") from exc
             await self._pump()
             return None
         finally:

@@ -27,7 +27,8 @@ from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.operations import Operation
 
 LOG = logging.getLogger(__name__)
-_CONNECT_SECONDS = 30.0
+# LXD: how long a client has to connect all of its sockets.
+_CONNECT_SECONDS = 5.0
 
 
 class ExecPost(msgspec.Struct, rename="kebab"):
@@ -65,6 +66,12 @@ async def post_exec(request: Request) -> web.StreamResponse:
         Program(body.command or [], body.environment or {}, body.user, body.group, body.cwd)
         .checked()
         .with_defaults(config)
+    )
+    services.instances.announce(
+        "instance-exec",
+        instance,
+        context={"command": list(program.command)},
+        requestor=request.requestor,
     )
     if body.wait_for_websocket:
         session = Session(request, instance, program, body)
@@ -186,7 +193,7 @@ class Session:
             try:
                 await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
             except TimeoutError as exc:
-                raise BadRequest("Executing a command failed: no client connected") from exc
+                raise BadRequest("Timed out waiting for websockets to connect") from exc
             if self._body.interactive:
                 code = await self._on_terminal()
             else:
@@ -219,6 +226,7 @@ class Session:
         try:
             return await self._wait(ended, [sending])
         finally:
+            await _end(sending)
             await _end(taking)
             self._master = None
             master.close()
@@ -254,7 +262,8 @@ class Session:
             try:
                 return await self._wait(ended, sending)
             finally:
-                await _end(taking)
+                for task in (*sending, taking):
+                    await _end(task)
         finally:
             for descriptor in ours:
                 descriptor.close()

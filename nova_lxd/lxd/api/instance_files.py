@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -115,8 +116,10 @@ async def get_file(request: Request) -> web.StreamResponse:
         return envelope.sync(found.names, headers=headers)
     headers["Content-Disposition"] = f"inline;filename={_safe(PurePosixPath(path).name)}"
     if found.target is not None:
+        # LXD answers the absolute path, a relative target taken from the link's directory.
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), found.target))
         return web.Response(
-            body=found.target.encode("utf-8", "surrogateescape"),
+            body=target.encode("utf-8", "surrogateescape"),
             content_type="application/octet-stream",
             headers=headers,
         )

@@ -65,8 +65,8 @@ async def get_log(request: Request) -> web.StreamResponse:
 @route("DELETE", "/1.0/containers/{name}/logs/{file}")
 async def delete_log(request: Request) -> web.StreamResponse:
     """Delete recorded output of exec."""
+    if not request.path("file").startswith("exec_"):
+        raise BadRequest("Only recorded output of exec may be deleted, not the instance's logs")
     path = _path(request)
-    if not path.name.startswith("exec_"):
-        raise BadRequest("Only log files excluding qemu.log and lxc.log may be deleted")
     await request.run(path.unlink)
     return envelope.sync()

@@ -98,7 +98,8 @@ def _free_name(request: Request, project: str) -> str:
     raise Conflict("Making up a name for the instance failed: give one")
 
 
-def _new(project: str, body: InstancesPost) -> NewInstance:
+def new_instance(project: str, body: InstancesPost) -> NewInstance:
+    """What a body asks for, apart from where it comes from."""
     return NewInstance(
         project=project,
         name=body.name,
@@ -143,7 +144,7 @@ async def _from_image(request: Request, project: str, body: InstancesPost) -> we
         raise BadRequest(
             "Must specify one of alias, fingerprint or properties for init from image"
         )
-    new = _new(project, body)
+    new = new_instance(project, body)
     image_project = services.images.project_for(project)
     requestor = request.requestor
     if not source.server:
@@ -164,9 +165,7 @@ async def _from_image(request: Request, project: str, body: InstancesPost) -> we
             image = services.images.resolve(image_project, wanted, op, requestor)
         else:
             image = _local_image(request, image_project, body)
-        told = ImageSource(
-            image.fingerprint, image.architecture, image.properties, image.profiles
-        )
+        told = ImageSource(image.fingerprint, image.architecture, image.properties, image.profiles)
         create.from_image(services.instances, new, told)
         services.images.mark_used(image_project, image.fingerprint)
 
@@ -187,7 +186,7 @@ def _local_image(request: Request, project: str, body: InstancesPost) -> Any:
 
 async def _from_none(request: Request, project: str, body: InstancesPost) -> web.StreamResponse:
     _refuse_taken(request, project, body.name)
-    new = _new(project, body)
+    new = new_instance(project, body)
 
     def work(_op: Operation) -> None:
         create.empty(request.services.instances, new)
@@ -210,7 +209,7 @@ async def _from_copy(request: Request, project: str, body: InstancesPost) -> web
     if not source.refresh:
         _refuse_taken(request, project, body.name)
     wanted = copy.Copy(
-        new=_new(project, body),
+        new=new_instance(project, body),
         source=origin,
         snapshot=snapshot,
         instance_only=source.instance_only or source.container_only,

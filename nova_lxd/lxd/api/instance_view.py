@@ -139,5 +139,3 @@ def legacy_base(request: Request) -> str:
     """``/1.0/containers`` or ``/1.0/instances``: as the client asked."""
     old = request.api_url().startswith("/1.0/containers")
     return "/1.0/containers" if old else "/1.0/instances"
-
-

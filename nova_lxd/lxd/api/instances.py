@@ -106,9 +106,7 @@ async def get_instance(request: Request) -> web.StreamResponse:
     return envelope.sync(instance_view.instance(inst, record, expanded), etag_fields=fields)
 
 
-def _update_operation(
-    request: Request, inst: Instance, wanted: Wanted
-) -> web.StreamResponse:
+def _update_operation(request: Request, inst: Instance, wanted: Wanted) -> web.StreamResponse:
     svc = request.services.instances
     requestor = request.requestor
 
@@ -149,9 +147,7 @@ async def put_instance(request: Request) -> web.StreamResponse:
     return _update_operation(request, inst, wanted)
 
 
-def _restore_operation(
-    request: Request, inst: Instance, body: InstancePut
-) -> web.StreamResponse:
+def _restore_operation(request: Request, inst: Instance, body: InstancePut) -> web.StreamResponse:
     svc = request.services.instances
     name = body.restore.rpartition("/")[2]
     if body.stateful:
@@ -246,9 +242,7 @@ async def post_instance(request: Request) -> web.StreamResponse:
     return envelope.operation(op)
 
 
-async def _send_away(
-    request: Request, inst: Instance, body: InstancePost
-) -> web.StreamResponse:
+async def _send_away(request: Request, inst: Instance, body: InstancePost) -> web.StreamResponse:
     migration = instance_sources.migration()
     answer: web.StreamResponse = await migration.source(request, inst, body)
     return answer

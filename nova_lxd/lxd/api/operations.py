@@ -71,10 +71,10 @@ async def wait_operation(request: Request) -> web.StreamResponse:
 @route("GET", "/1.0/operations/{id}/websocket", public=True)
 async def connect_operation(request: Request) -> web.StreamResponse:
     """Connect a WebSocket of an operation by its secret."""
-    op = request.services.operations.get(request.path("id"))
     secret = request.query("secret")
     if not secret:
         raise BadRequest("missing secret")
+    op = request.services.operations.get(request.path("id"))
     if op.connect is None:
         raise BadRequest(f"Connecting to operation {op.id} failed: it has no WebSocket")
     socket = web.WebSocketResponse(compress=False, max_msg_size=0, autoping=True)

@@ -154,6 +154,7 @@ async def post_project(request: Request) -> web.StreamResponse:
     project = _visible(request)
     body = await request.body(ProjectPost)
     services = request.services
+    await request.run(services.projects.check_rename, project.name, body.name)
     requestor = request.requestor
     op = services.operations.task(
         "",

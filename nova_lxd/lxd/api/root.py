@@ -27,18 +27,18 @@ _BASE = {
 
 
 class ServerPut(msgspec.Struct):
-    """Body of PUT and PATCH /1.0; numbers and booleans are taken as their text, as LXD does."""
+    """Body of PUT and PATCH /1.0; booleans are taken as their text, as LXD does."""
 
-    config: dict[str, str | bool | int | None] | None = None
+    config: dict[str, str | bool | None] | None = None
 
 
-def _texts(config: Mapping[str, str | bool | int | None] | None) -> dict[str, str]:
+def _texts(config: Mapping[str, str | bool | None] | None) -> dict[str, str]:
     result = {}
     for key, value in (config or {}).items():
         if isinstance(value, bool):
             result[key] = "true" if value else "false"
         else:
-            result[key] = "" if value is None else str(value)
+            result[key] = value or ""
     return result
 
 

@@ -139,5 +139,12 @@ class Server:
             await self._services.ready.wait()
         return await entry.handler(Request(http, self._services, identity))
 
-    async def _not_found(self, _http: web.Request) -> web.StreamResponse:
+    async def _not_found(self, http: web.Request) -> web.StreamResponse:
+        """A path that is not there, or one that has no such method (LXD: 501)."""
+        for resource in http.app.router.resources():
+            if resource.canonical == "/{tail}":
+                continue
+            _match, methods = await resource.resolve(http)
+            if methods:
+                return envelope.error(501, "not implemented")
         return envelope.error(404, "not found")

@@ -226,6 +226,8 @@ def _discard(_result: object) -> None:
 
 def _show(request: Request) -> dict[str, Any]:
     kind, name, pool = request.path("type"), request.path("name"), request.path("pool")
+    if kind not in _TYPES:
+        raise BadRequest(f"Invalid storage volume type name {kind[:64]!r}")
     project = request.project().name
     for item in _all(request, request.services.storage.row(pool).name, project):
         if item["type"] == kind and item["name"] == name:

@@ -56,13 +56,9 @@ class Descriptor:
                 return b""
             raise
 
-    async def read(self) -> bytes:
-        """The next bytes, b"" at the end."""
-        while True:
-            data = self.read_now()
-            if data is not None:
-                return data
-            await self._ready(write=False)
+    async def readable(self) -> None:
+        """Wait until :meth:`read_now` has something to tell."""
+        await self._ready(write=False)
 
     async def write(self, data: bytes) -> bool:
         """Write all of it; False when nobody reads any more."""
@@ -79,7 +75,11 @@ class Descriptor:
         return True
 
     def close(self) -> None:
+        """Close it; whoever still waits for it waits in vain, but the loop has forgotten it."""
         if self._fd >= 0:
+            # A watch that outlives its descriptor fires for ever once the number is used again.
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
             os.close(self._fd)
             self._fd = -1
 
@@ -95,6 +95,15 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
+async def _first_of(source: Descriptor, stopping: asyncio.Future[bool]) -> None:
+    """Wait until there is something to read, or for ``stopping``."""
+    reading = asyncio.ensure_future(source.readable())
+    try:
+        await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        reading.cancel()
+
+
 async def to_socket(
     source: Descriptor, socket: web.WebSocketResponse, stop: asyncio.Event
 ) -> None:
@@ -106,14 +115,8 @@ async def to_socket(
             if data is None:
                 if stop.is_set():
                     break
-                reading = asyncio.ensure_future(source.read())
-                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    reading.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await reading
-                    continue
-                data = reading.result()
+                await _first_of(source, stopping)
+                continue
             if not data or socket.closed:
                 break
             await socket.send_bytes(data)

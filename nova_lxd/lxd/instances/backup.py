@@ -78,15 +78,24 @@ def free_name(svc: Instances, inst: Instance) -> str:
     return f"backup{number}"
 
 
-def make(svc: Instances, inst: Instance, wanted: Wanted) -> None:
-    """Write the archive of an instance, which may run, and record it.
+def check(svc: Instances, wanted: Wanted) -> str:
+    """Check what is wanted; returns the compression algorithm that is meant.
 
-    :raises Conflict: the name is taken.  :raises BadRequest: unknown compression.
+    :raises BadRequest: bad name or unknown compression.
     """
     naming.check_snapshot_name(wanted.name)
     algorithm = wanted.compression or svc.ctx.config.get("backups.compression_algorithm")
     if pack.check_algorithm(algorithm)[0] == pack.SQUASHFS:
         raise BadRequest("Backing up failed: squashfs is no compression for backups; use gzip")
+    return algorithm
+
+
+def make(svc: Instances, inst: Instance, wanted: Wanted) -> None:
+    """Write the archive of an instance, which may run, and record it.
+
+    :raises Conflict: the name is taken.  :raises BadRequest: as :func:`check`.
+    """
+    algorithm = check(svc, wanted)
     path = archive(svc, inst, wanted.name)
     with svc.hold(inst, "backup", _PATIENCE), ExitStack() as undo:
         if any(b.name == wanted.name for b in db_backups.of_instance(svc.ctx.db, inst.id)):
@@ -279,6 +288,8 @@ def restore(svc: Instances, wanted: Import, index: Index) -> Instance:
                 svc.ctx.db, replace(snapshot, instance_id=record.id, config=kept, intent="")
             )
         changes = create.prepare_devices(svc, record, expanded)
+        if identity := source.config.get("volatile.uuid"):
+            changes["volatile.uuid"] = identity  # a restored instance is the same one, as in LXD
         db_instances.set_config(svc.ctx.db, record.id, changes, intent="")
         undo.pop_all()
     inst = svc.adopt_record(record)

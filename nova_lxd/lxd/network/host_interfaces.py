@@ -27,10 +27,11 @@ def _kind(link: Link) -> str:
 
 
 def interfaces() -> list[HostInterface]:
-    """The interfaces of this network namespace; ends of veth pairs are left out, as LXD does."""
+    """The interfaces of this network namespace but those of instances (``veth…``), as in LXD."""
     with Netlink() as netlink:
         found = netlink.links()
-    return [HostInterface(link.name, _kind(link)) for link in found if link.kind != "veth"]
+    shown = (link for link in found if not link.name.startswith("veth"))
+    return [HostInterface(link.name, _kind(link)) for link in shown]
 
 
 def state(name: str) -> NetworkState:

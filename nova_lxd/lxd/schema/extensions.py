@@ -40,7 +40,7 @@ API_EXTENSIONS: tuple[str, ...] = tuple(
     storage_volumes_all_projects remote_token_expiry init_preseed
     network_counters_errors_dropped container_cpu_time resource_limits https_allowed_credentials
     network_routes images_push_relay image_force_refresh container_push container_only_migration
-    container_push_target migration_progress snapshot_disk_usage volume_snapshot_scheduling
+    container_push_target migration_progress snapshot_disk_usage volume_snapshot_scheduling clustering
     custom_volume_refresh instance_allow_inconsistent_copy
     """.split()
 )
