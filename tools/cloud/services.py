@@ -104,11 +104,12 @@ class Service:
     @classmethod
     def from_json(cls, text: str) -> Service:
         data: dict[str, Any] = json.loads(text)
-        data.pop("fingerprint", None)
+        # A record of another version of this program may have fewer fields, or more.
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         for name in ("argv", "watch", "enter"):
-            data[name] = tuple(data[name])
-        data["before"] = tuple(tuple(argv) for argv in data["before"])
-        return cls(**{**data, "probe": Probe(**data["probe"])})
+            known[name] = tuple(known.get(name, ()))
+        known["before"] = tuple(tuple(argv) for argv in known.get("before", ()))
+        return cls(**{**known, "probe": Probe(**data["probe"])})
 
 
 @dataclass
