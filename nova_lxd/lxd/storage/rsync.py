@@ -6,17 +6,21 @@ Both ends and the features are as in LXD, so that trees go to and come from real
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nova_lxd.lxd.host.run import ProgramError
 from nova_lxd.lxd.storage import relay
 from nova_lxd.lxd.storage.copying import run_mortal
 from nova_lxd.lxd.storage.drivers.interface import MigrationType
 
 RSYNC = MigrationType("rsync", ("xattrs", "delete", "compress", "bidirectional"))
+# rsync's exit code when files vanished while it sent them.
+_VANISHED = 24
 
 
 def _options(features: Sequence[str]) -> list[str]:
@@ -30,10 +34,18 @@ def _options(features: Sequence[str]) -> list[str]:
     return options
 
 
-def send(path: Path, stream: socket.socket, features: Sequence[str], bwlimit: int = 0) -> None:
+def send(
+    path: Path,
+    stream: socket.socket,
+    features: Sequence[str],
+    bwlimit: int = 0,
+    *,
+    final: bool = True,
+) -> None:
     """Send the content of a directory (or one file) to the rsync server behind ``stream``.
 
     :param bwlimit: bytes per second, 0 for none.
+    :param final: False when files may vanish meanwhile, because another pass follows.
     :raises ProgramError: either side failed; the peer keeps what it has got.
     """
     shell = shlex.join([sys.executable, "-I", "-S", relay.__file__, str(stream.fileno())])
@@ -41,20 +53,35 @@ def send(path: Path, stream: socket.socket, features: Sequence[str], bwlimit: in
     source = f"{path}/" if path.is_dir() else str(path)
     argv = ["rsync", "-ar", *_options(features), *limit, "-e", shell, source, "localhost:/tmp/foo"]
     try:
-        run_mortal(argv, pass_fds=[stream.fileno()])
+        with _vanishing(final):
+            run_mortal(argv, pass_fds=[stream.fileno()])
     finally:
         stream.close()
 
 
-def receive(path: Path, stream: socket.socket, features: Sequence[str]) -> None:
+@contextlib.contextmanager
+def _vanishing(final: bool) -> Iterator[None]:
+    """Let rsync say that files vanished, unless this pass is the final one."""
+    try:
+        yield
+    except ProgramError as exc:
+        if final or exc.returncode != _VANISHED:
+            raise
+
+
+def receive(
+    path: Path, stream: socket.socket, features: Sequence[str], *, final: bool = True
+) -> None:
     """Make a directory (or file) equal to what the rsync client behind ``stream`` sends.
 
+    :param final: as for :func:`send`.
     :raises ProgramError: either side failed; the directory holds a part.
     """
     # The letters are what LXD's sender expects of its peer: recursion, links, owners, devices…
     argv = ["rsync", "--server", "-vlogDtpre.iLsfx", *_options(features), ".", f"{path}/"]
     try:
-        run_mortal(argv, stdin=stream.fileno(), stdout=stream.fileno())
+        with _vanishing(final):
+            run_mortal(argv, stdin=stream.fileno(), stdout=stream.fileno())
         stream.shutdown(socket.SHUT_WR)
     finally:
         stream.close()

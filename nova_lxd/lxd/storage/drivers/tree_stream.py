@@ -22,11 +22,11 @@ class TreeStreams(TreeDriver):
 
     def send(self, volume: Volume, transfer: Transfer, transport: Transport) -> None:
         self._check_type(transfer)
+        features, limit = transfer.type.features, transfer.bwlimit
         for name in transfer.snapshots:
-            snapshot = self.need(volume.at(name))
-            rsync.send(snapshot, transport.stream(), transfer.type.features, transfer.bwlimit)
+            rsync.send(self.need(volume.at(name)), transport.stream(), features, limit)
         path = self.need(volume)
-        rsync.send(path, transport.stream(), transfer.type.features, transfer.bwlimit)
+        rsync.send(path, transport.stream(), features, limit, final=transfer.final)
 
     def receive(self, volume: Volume, transfer: Transfer, transport: Transport) -> None:
         self._check_type(transfer)
@@ -46,7 +46,7 @@ class TreeStreams(TreeDriver):
                 if not transfer.refresh:
                     undo.callback(self.delete_snapshot, snapshot)
             with space_errors(f"Receiving {volume}", tree):
-                rsync.receive(tree, transport.stream(), features)
+                rsync.receive(tree, transport.stream(), features, final=transfer.final)
             if tree != self.path(volume):
                 self.seal(tree, volume)
                 tree.rename(self.path(volume))
