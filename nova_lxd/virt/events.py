@@ -157,7 +157,8 @@ class EventWatcher:
                 self._known.pop(name, None)
             raise
         with self._lock:
-            self._known[name] = fresh
+            if self._current:  # else what was known before the break is needed to tell changes
+                self._known[name] = fresh
         return fresh
 
     # -- the thread -------------------------------------------------------------------------

@@ -63,7 +63,8 @@ def _conf_set_up(original: Any) -> Any:
         original(self)
         self.conf.set_default("compute_driver", DRIVER)
         self.conf.set_default("vif_plugging_timeout", 0)
-        self.conf.set_default("state_path", STATE.name)
+        self.conf.set_default("image_work_dir", f"{STATE.name}/images", group="lxd")
+        self.conf.set_default("config_drive_dir", f"{STATE.name}/drives", group="lxd")
         self.conf.set_default("project", PROJECT, group="lxd")
         self.conf.set_default("shutdown_grace", 3, group="lxd")
 

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import lzma
 import pathlib
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterator
 
 TAR_MAGIC = b"ustar"
 TAR_MAGIC_AT = 257
+HEAD = 512
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 COMPRESSIONS = {
@@ -45,16 +49,37 @@ def members(path: pathlib.Path, head: bytes) -> Iterator[Iterator[tarfile.TarInf
             else:
                 opened = tarfile.open(path, mode="r|*")  # noqa: SIM115
             yield iter(stack.enter_context(opened))
-        except (tarfile.TarError, EOFError, OSError) as e:
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as e:
             raise ValueError(f"its archive cannot be read: {e}")
 
 
 def first_names(path: pathlib.Path, head: bytes, count: int) -> list[str]:
-    """Return the names of the first members, without a leading ``./``."""
-    names = []
+    """Return the names of the first members."""
+    with members(path, head) as stream:
+        return [plain_name(member) for member in itertools.islice(stream, count)]
+
+
+def check_whole(path: pathlib.Path, limit: int) -> set[str]:
+    """Read an archive to its end; return the names at its top.
+
+    A cut archive, or one that would unpack to far more than its size lets expect, is found here
+    and not by the server half-way through unpacking.
+
+    :param limit: bytes of file content at which it is refused
+    :raises ValueError: it is broken or too large
+    """
+    with path.open("rb") as source:
+        head = source.read(HEAD)
+    tops = set()
     with members(path, head) as stream:
         for member in stream:
-            names.append(member.name.removeprefix("./"))
-            if len(names) == count:
-                break
-    return names
+            tops.add(plain_name(member).split("/")[0])
+            limit -= member.size
+            if limit < 0:
+                raise ValueError("its files are larger than [lxd]image_max_unpacked_gb")
+    return tops
+
+
+def plain_name(member: tarfile.TarInfo) -> str:
+    """Return a member's path relative to the top."""
+    return member.name.removeprefix("./")

@@ -23,12 +23,8 @@ def prepare(path: pathlib.Path, work: pathlib.Path, conf: Any) -> Upload:
 
     :raises ValueError: the archive is broken, or holds no root file system
     """
-    with path.open("rb") as source:
-        head = source.read(512)
-    with archive.members(path, head) as stream:
-        for member in stream:
-            if member.name.removeprefix("./").split("/")[0] in ROOT_ENTRIES:
-                return split(path, "root file system (tar) from Glance")
+    if archive.check_whole(path, conf.image_max_unpacked_gb << 30) & ROOT_ENTRIES:
+        return split(path, "root file system (tar) from Glance")
     raise ValueError(
         "its archive holds no root file system: none of "
         + ", ".join(sorted(ROOT_ENTRIES))

@@ -24,5 +24,10 @@ def matches(head: bytes, path: pathlib.Path) -> bool:
 
 
 def prepare(path: pathlib.Path, work: pathlib.Path, conf: Any) -> Upload:
-    """Nothing to do."""
+    """Check it.
+
+    :raises ValueError: the archive is broken, or holds no root file system
+    """
+    if "rootfs" not in archive.check_whole(path, conf.image_max_unpacked_gb << 30):
+        raise ValueError("it is the image of a virtual machine, or lacks its rootfs directory")
     return Upload(path)
