@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,10 +19,11 @@ from nova_lxd.lxd.api.instance_exec import resources
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.api.streams import Descriptor
-from nova_lxd.lxd.errors import BadRequest, Forbidden, InternalError, NotFound
+from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound
 from nova_lxd.lxd.host import terminal
 from nova_lxd.lxd.instances.exec import require_running
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.startconfig import CONSOLE_LOG
 from nova_lxd.lxd.operations import Operation
 
 _CONNECT_SECONDS = 5.0
@@ -44,7 +45,7 @@ def _instance(request: Request) -> Instance:
 @route("GET", "/1.0/instances/{name}/console")
 @route("GET", "/1.0/containers/{name}/console")
 async def get_console_log(request: Request) -> web.StreamResponse:
-    """Read the console's ring buffer; after the end, what it held then."""
+    """Read the console's log, of a stopped instance too."""
     instance = _instance(request)
     data = await request.run(_log, request, instance)
     return web.Response(
@@ -55,39 +56,29 @@ async def get_console_log(request: Request) -> web.StreamResponse:
 
 
 def _log(request: Request, instance: Instance) -> bytes:
-    paths = request.services.paths
-    if instance.is_running:
-        try:
-            return request.services.instances.ctx.liblxc.console_log(
-                instance.stored_name, paths.run
-            )
-        except OSError as exc:
-            if exc.errno != errno.EFAULT:
-                raise InternalError(
-                    f"Reading the console log of {instance} failed: {exc.strerror}"
-                ) from exc
-    saved = paths.log(instance.project, instance.name) / "console.log"
+    """What liblxc's monitor wrote; its ring buffer would be empty after the first reading."""
     try:
-        return saved.read_bytes()
+        return _saved(request, instance).read_bytes()
     except FileNotFoundError as exc:
         raise NotFound(f"Reading the console log of {instance} failed: there is none yet") from exc
+
+
+def _saved(request: Request, instance: Instance) -> Path:
+    return request.services.paths.log(instance.project, instance.name) / CONSOLE_LOG
 
 
 @route("DELETE", "/1.0/instances/{name}/console")
 @route("DELETE", "/1.0/containers/{name}/console")
 async def delete_console_log(request: Request) -> web.StreamResponse:
-    """Clear the console's ring buffer."""
+    """Clear the console's log."""
     instance = _instance(request)
     await request.run(_clear, request, instance)
     return envelope.sync()
 
 
 def _clear(request: Request, instance: Instance) -> None:
-    paths = request.services.paths
-    if instance.is_running:
-        request.services.instances.ctx.liblxc.clear_console_log(instance.stored_name, paths.run)
-    saved = paths.log(instance.project, instance.name) / "console.log"
-    saved.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.truncate(_saved(request, instance), 0)  # the monitor appends to it
 
 
 @route("POST", "/1.0/instances/{name}/console", body=ConsolePost)

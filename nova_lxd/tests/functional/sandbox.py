@@ -8,6 +8,7 @@ firewall rules go with the namespaces, and the cgroups below ours are removed by
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -181,7 +182,13 @@ class Sandbox:
 
     @staticmethod
     def _remove_cgroup(top: Path) -> None:
-        """Remove a cgroup and those below it; they stay busy until the last task is reaped."""
+        """Remove a cgroup and those below it; they stay busy until the last task is reaped.
+
+        A frozen task (cgroup v1) would not even die of SIGKILL: all are thawed first.
+        """
+        for state in top.rglob("freezer.state"):
+            with contextlib.suppress(FileNotFoundError, OSError):
+                state.write_text("THAWED", encoding="ascii")
         deadline = time.monotonic() + 20
         for directory, _names, _files in os.walk(top, topdown=False):
             while True:
