@@ -42,7 +42,7 @@ def stop(svc: Instances, inst: Instance) -> None:
     current = _claim(inst)
     trace = Trace(f"stop of {inst}")
     try:
-        current.signal(signal.SIGKILL)
+        _signal_end(inst, current)
         # The kernel takes its time with a veth pair: let it do so beside the container's end.
         _drop_pairs(svc, inst)
         trace.step("nics")
@@ -103,14 +103,19 @@ def _ask(svc: Instances, inst: Instance, current: Running) -> None:
 
 def kill(inst: Instance, current: Running) -> None:
     """End every process and wait for liblxc; frozen ones are thawed so that they can die."""
-    current.signal(signal.SIGKILL)
-    if inst.frozen:
-        cgroups.thaw_process(current.init)
+    _signal_end(inst, current)
     if not current.wait(_KILL_TIMEOUT):
         raise InternalError(
             f"Stopping {inst} failed: its monitor, process {current.monitor}, has not ended "
             f"after {_KILL_TIMEOUT:g} s"
         )
+
+
+def _signal_end(inst: Instance, current: Running) -> None:
+    """SIGKILL, also to a frozen container, which dies only once it is thawed."""
+    current.signal(signal.SIGKILL)
+    if inst.frozen:
+        cgroups.thaw_process(current.init)
 
 
 def _claim(inst: Instance) -> Running:
