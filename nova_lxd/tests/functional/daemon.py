@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,12 @@ def sweep() -> None:
             continue
         if not Path(f"/proc/{owner}").exists():
             sandbox = (home / "sandbox").read_text(encoding="ascii")
-            Sandbox(sandbox).close()
-            shutil.rmtree(home)
+            try:
+                Sandbox(sandbox).close()
+                shutil.rmtree(home)
+            except OSError as exc:
+                # Another run may sweep the same, or its tasks are still dying: not ours to fail.
+                warnings.warn(f"{home} of a killed run could not be removed: {exc}", stacklevel=2)
 
 
 class Daemon:
