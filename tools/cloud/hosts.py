@@ -114,14 +114,7 @@ def join_underlay(cloud: Cloud, host: HostRecord) -> None:
         port = outer_port(neighbour) if host is cloud.first_host else "underlay"
         words += ["--", "--may-exist", "add-port", UNDERLAY_BRIDGE, port]
     ovn.vsctl(cloud, host, *words)
-    log = cloud.log("step-hosts")
-    enter = cloud.enter(host)
-    address = f"{host.address}/{UNDERLAY.prefixlen}"
-    run((*enter, "ip", "address", "replace", address, "dev", UNDERLAY_BRIDGE), log=log)
-    run((*enter, "ip", "link", "set", UNDERLAY_BRIDGE, "up"), log=log)
-    if kind == "netdev":
-        run((*enter, "ethtool", "-K", UNDERLAY_BRIDGE, "tx", "off", "tso", "off", "gso", "off"),
-            log=log)
+    ovn.give_address(cloud, host, UNDERLAY_BRIDGE, f"{host.address}/{UNDERLAY.prefixlen}")
 
 
 def relay(cloud: Cloud) -> Service:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 from cloud.context import Cloud
@@ -201,12 +202,27 @@ def external_bridge(cloud: Cloud) -> None:
           "set", "bridge", EXTERNAL_BRIDGE, f"datapath_type={datapath_type()}")
     network, _, prefix = cloud.settings.external_subnet.partition("/")
     gateway = f"{network.rpartition('.')[0]}.1/{prefix}"
+    give_address(cloud, host, EXTERNAL_BRIDGE, gateway)
+
+
+def give_address(cloud: Cloud, host: HostRecord, bridge: str, address: str) -> None:
+    """Bring a bridge up with an address of the host on it.
+
+    After a restart the bridge is in the switch's database before its device is there.
+    """
     log = cloud.log("step-ovn")
-    run(("ip", "address", "replace", gateway, "dev", EXTERNAL_BRIDGE), log=log)
-    run(("ip", "link", "set", EXTERNAL_BRIDGE, "up"), log=log)
+    enter = cloud.enter(host)
+    deadline = time.monotonic() + 30
+    while bridge not in run((*enter, "ip", "-brief", "link", "show"), log=log).split():
+        if time.monotonic() > deadline:
+            raise CloudError(f"the switch did not make the bridge {bridge} within 30 seconds.",
+                             log=cloud.log(cloud.on(host, "ovs-vswitchd")))
+        time.sleep(0.2)
+    run((*enter, "ip", "address", "replace", address, "dev", bridge), log=log)
+    run((*enter, "ip", "link", "set", bridge, "up"), log=log)
     if datapath_type() == "netdev":
         # Segments of the machine's own TCP would be lost in the switch's address translation.
-        run(("ethtool", "-K", EXTERNAL_BRIDGE, "tx", "off", "tso", "off", "gso", "off"), log=log)
+        run((*enter, "ethtool", "-K", bridge, "tx", "off", "tso", "off", "gso", "off"), log=log)
 
 
 def host_needs(host: HostRecord) -> tuple[str, ...]:
