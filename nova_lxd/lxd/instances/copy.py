@@ -15,7 +15,7 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.profiles import Devices
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
 from nova_lxd.lxd.errors import BadRequest, NotFound
-from nova_lxd.lxd.instances import create, intents, snapshots, volumes
+from nova_lxd.lxd.instances import create, snapshots, verbs, volumes
 from nova_lxd.lxd.instances.create import NewInstance
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.storage.volume import Volume
@@ -108,7 +108,7 @@ def _fresh(
     with svc.hold(wanted.source, "copy", _PATIENCE), ExitStack() as undo:
         new, source, source_volume = _plan(svc, wanted)
         expanded = create.validate(svc, new)
-        record = create.insert(svc, new, expanded, intents.CREATE)
+        record = create.insert(svc, new, expanded, verbs.CREATE)
         undo.callback(db_instances.delete, svc.ctx.db, record.id)
         going = _snapshots_to_copy(svc, wanted)
         volume = volumes.of_record(record, expanded)

@@ -19,7 +19,7 @@ from nova_lxd.lxd.db.profiles import Devices
 from nova_lxd.lxd.devices.load import start_order
 from nova_lxd.lxd.errors import BadRequest, Conflict
 from nova_lxd.lxd.images import architectures
-from nova_lxd.lxd.instances import deviceset, idmaps, naming, volumes
+from nova_lxd.lxd.instances import deviceset, idmaps, naming, verbs, volumes
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.trace import Trace
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
 
 LOG = logging.getLogger(__name__)
-INTENT = "create"
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def _create(svc: Instances, new: NewInstance, fill: Callable[[Volume, str], None
     expanded = validate(svc, new)
     trace.step("checks")
     with ExitStack() as undo:
-        record = insert(svc, new, expanded, INTENT)
+        record = insert(svc, new, expanded, verbs.CREATE)
         trace.step("record")
         undo.callback(db_instances.delete, svc.ctx.db, record.id)
         volume = volumes.of_record(record, expanded)

@@ -11,7 +11,7 @@ from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.errors import BadRequest, NotFound
-from nova_lxd.lxd.instances import deviceset, volumes
+from nova_lxd.lxd.instances import deviceset, verbs, volumes
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.trace import Trace
 from nova_lxd.lxd.schema.configkeys import is_true
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
 
 LOG = logging.getLogger(__name__)
-INTENT = "delete"
 
 
 def check(svc: Instances, inst: Instance) -> InstanceRecord:
@@ -43,7 +42,7 @@ def delete(svc: Instances, inst: Instance, *, requestor: object = None) -> None:
     trace = Trace(f"deletion of {inst}")
     record = check(svc, inst)
     snapshots = [s.name for s in db_snapshots.of_instance(svc.ctx.db, inst.id)]
-    db_instances.update(svc.ctx.db, inst.id, intent=INTENT)
+    db_instances.update(svc.ctx.db, inst.id, intent=verbs.DELETE)
     trace.step("intent")
     finish(svc, record, trace)
     svc.drop(inst)

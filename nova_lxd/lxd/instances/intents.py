@@ -10,8 +10,9 @@ from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
-from nova_lxd.lxd.instances import delete, volumes
+from nova_lxd.lxd.instances import delete, snapshots, volumes
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.verbs import CREATE, DELETE, MOVE, RENAME, RESTORE
 from nova_lxd.lxd.paths import storage_name
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-CREATE, DELETE, RENAME, MOVE, RESTORE = "create", "delete", "rename", "move", "restore"
+__all__ = ["CREATE", "DELETE", "MOVE", "RENAME", "RESTORE", "settle", "settle_snapshot"]
+
 
 
 def settle(svc: Instances, inst: Instance, record: InstanceRecord) -> None:
@@ -37,6 +39,10 @@ def settle(svc: Instances, inst: Instance, record: InstanceRecord) -> None:
     elif verb == MOVE:
         # The record names the pool that has the whole volume; the other copy is given up.
         volumes.driver(svc.ctx, rest).delete_volume(volumes.of_record(record))
+    elif verb == RESTORE:
+        snapshot = db_snapshots.get(svc.ctx.db, record.id, rest)
+        if snapshot is not None:
+            snapshots.finish_restore(svc, record, snapshot)
     db_instances.update(svc.ctx.db, record.id, intent="")
 
 

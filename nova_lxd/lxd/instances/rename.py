@@ -13,7 +13,7 @@ from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.errors import BadRequest, Conflict
-from nova_lxd.lxd.instances import create, deviceset, intents, naming, volumes
+from nova_lxd.lxd.instances import create, deviceset, naming, verbs, volumes
 from nova_lxd.lxd.instances.expand import is_root
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.paths import storage_name
@@ -65,7 +65,7 @@ def _rename(svc: Instances, inst: Instance, project: str, name: str) -> None:
     seen = deviceset.view(svc.ctx, record, expanded, svc.idmap_of(expanded.config))
     with ExitStack() as undo:
         db_instances.update(
-            svc.ctx.db, inst.id, intent=f"{intents.RENAME}:{project}/{name}"
+            svc.ctx.db, inst.id, intent=f"{verbs.RENAME}:{project}/{name}"
         )
         undo.callback(db_instances.update, svc.ctx.db, inst.id, intent="")
         deviceset.remove(svc.ctx, _nics(expanded.devices), seen)
@@ -165,7 +165,7 @@ def _move_pool(
     devices = {n: d for n, d in record.devices.items() if not is_root(d)}
     devices[root[0]] = {**root[1], "pool": pool}
     with ExitStack() as undo:
-        db_instances.update(svc.ctx.db, inst.id, intent=f"{intents.MOVE}:{pool}")
+        db_instances.update(svc.ctx.db, inst.id, intent=f"{verbs.MOVE}:{pool}")
         undo.callback(db_instances.update, svc.ctx.db, inst.id, intent="")
         target_pool.copy_from(volume, origin, volume, [s.name for s in going])
         undo.callback(target_pool.driver.delete_volume, volume)
@@ -175,7 +175,7 @@ def _move_pool(
             inst.id,
             pool=pool,
             devices=devices,
-            intent=f"{intents.MOVE}:{record.pool}",
+            intent=f"{verbs.MOVE}:{record.pool}",
         )
         volumes.link(svc.ctx.paths, pool, volume, snapshots=bool(going))
         undo.pop_all()

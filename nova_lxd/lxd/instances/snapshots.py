@@ -17,7 +17,7 @@ from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
 from nova_lxd.lxd.errors import BadRequest, Conflict
-from nova_lxd.lxd.instances import intents, naming, start, stop, timespan, volumes
+from nova_lxd.lxd.instances import naming, start, stop, timespan, verbs, volumes
 from nova_lxd.lxd.instances.instance import Instance
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def create(
         devices=record.devices,
         profiles=record.profiles,
         expires_at=expires_at,
-        intent=intents.CREATE,
+        intent=verbs.CREATE,
     )
     volume = volumes.of_record(record)
     driver = volumes.driver(svc.ctx, record.pool)
@@ -109,25 +109,35 @@ def restore(svc: Instances, inst: Instance, name: str) -> None:
             db_instances.update(svc.ctx.db, inst.id, ephemeral=False)
         stop.stop(svc, inst)
         record = svc.record(inst)
+    db_instances.update(svc.ctx.db, inst.id, intent=f"{verbs.RESTORE}:{name}")
+    try:
+        finish_restore(svc, record, snapshot)
+    except BaseException:
+        db_instances.update(svc.ctx.db, inst.id, intent="")
+        raise
+    svc.announce("instance-restored", inst, context={"snapshot": name})
+    LOG.info("Restored %s from snapshot %s", inst, name)
+    if was_running:
+        start.start(svc, inst)
+
+
+def finish_restore(svc: Instances, record: InstanceRecord, snapshot: SnapshotRecord) -> None:
+    """Restore a stopped instance's volume, then its record; done again after a kill in between."""
     volume = volumes.of_record(record)
-    driver = volumes.driver(svc.ctx, record.pool)
-    driver.restore_snapshot(volume.at(name))
+    volumes.driver(svc.ctx, record.pool).restore_snapshot(volume.at(snapshot.name))
     kept = {k: v for k, v in record.config.items() if k in _KEPT_AT_RESTORE}
     config = {k: v for k, v in snapshot.config.items() if k != "volatile.idmap.current"}
     config["volatile.last_state.power"] = "STOPPED"
     db_instances.update(
         svc.ctx.db,
-        inst.id,
+        record.id,
         architecture=snapshot.architecture,
         config={**config, **kept},
         devices=snapshot.devices,
         profiles=snapshot.profiles,
         ephemeral=snapshot.ephemeral,
+        intent="",
     )
-    svc.announce("instance-restored", inst, context={"snapshot": name})
-    LOG.info("Restored %s from snapshot %s", inst, name)
-    if was_running:
-        start.start(svc, inst)
 
 
 def rename(svc: Instances, inst: Instance, name: str, new: str) -> None:
@@ -142,7 +152,7 @@ def rename(svc: Instances, inst: Instance, name: str, new: str) -> None:
         raise Conflict(f'Name "{new}" already in use')
     snap_volume = volumes.of_record(record).at(name)
     driver = volumes.driver(svc.ctx, record.pool)
-    db_snapshots.update(svc.ctx.db, snapshot.id, intent=f"{intents.RENAME}:{new}")
+    db_snapshots.update(svc.ctx.db, snapshot.id, intent=f"{verbs.RENAME}:{new}")
     try:
         driver.rename_snapshot(snap_volume, new)
     except BaseException:
@@ -164,7 +174,7 @@ def delete(svc: Instances, inst: Instance, name: str) -> None:
     snapshot = svc.snapshot(inst, name)
     record = svc.record(inst)
     volume = volumes.of_record(record)
-    db_snapshots.update(svc.ctx.db, snapshot.id, intent=intents.DELETE)
+    db_snapshots.update(svc.ctx.db, snapshot.id, intent=verbs.DELETE)
     volumes.driver(svc.ctx, record.pool).delete_snapshot(volume.at(name))
     db_snapshots.delete(svc.ctx.db, snapshot.id)
     if not db_snapshots.of_instance(svc.ctx.db, inst.id):
