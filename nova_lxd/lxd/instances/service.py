@@ -119,6 +119,7 @@ class Instances:
         for inst in self.all():
             if inst.running is not None:
                 self._unwatch(inst.running)
+        self.ctx.executor.shutdown(wait=False, cancel_futures=True)
         self.ctx.liblxc.close()
 
     # -- the registry -------------------------------------------------------------------------
