@@ -3,29 +3,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
 
-import aiohttp
-
-from benchmarks.client import Connection, interactive_first_byte
-from benchmarks.subject import Subject
+from benchmarks.client import Connection, random_bytes
+from benchmarks.subject import DIR_POOL, PROFILE, Subject
 
 Case = Callable[[Subject, float], None]
 _START = {"action": "start", "timeout": -1}
 _KILL = {"action": "stop", "timeout": -1, "force": True}
+_DIR_ROOT = {"root": {"type": "disk", "path": "/", "pool": DIR_POOL}}
 
 
-def create(api: Connection, name: str, image: str = "busybox") -> None:
-    source = {"type": "image", "alias": image}
-    api.operate("POST", "/1.0/instances", {"name": name, "source": source})
+def create(
+    api: Connection, name: str, image: str = "busybox", devices: dict[str, Any] | None = None
+) -> None:
+    body = {
+        "name": name,
+        "source": {"type": "image", "alias": image},
+        "profiles": [PROFILE],
+        "devices": devices or {},
+    }
+    api.operate("POST", "/1.0/instances", body)
 
 
 def start(api: Connection, name: str) -> None:
@@ -56,16 +61,13 @@ def many(count: float, scale: float, least: int = 3) -> int:
 
 def idle(subject: Subject, scale: float) -> None:
     time.sleep(1)
-    before = subject.cpu()
-    time.sleep(5 * max(scale, 0.4))
-    used = (subject.cpu() - before) / (5 * max(scale, 0.4)) * 100
-    own, _monitors = subject.processes()
-    subject.add("daemon, idle: PSS", [subject.pss(own)], "MB")
-    subject.add("daemon, idle: CPU", [used], "%")
+    subject.add("daemon idle: PSS", [subject.pss(subject.processes()[0])], "MB")
+    subject.add("daemon idle: CPU", [subject.idle_cpu(max(2.0, 10 * scale))], "%")
 
 
 def server(subject: Subject, scale: float) -> None:
     with subject.connect() as api:
+        api.request("GET", "/1.0")
         subject.times("GET /1.0", many(500, scale), lambda _i: api.request("GET", "/1.0"))
     done = [0] * 8
     seconds = 3 * max(scale, 0.3)
@@ -87,31 +89,34 @@ def server(subject: Subject, scale: float) -> None:
 
 def lists(subject: Subject, scale: float) -> None:
     count = many(100, scale, 10)
+    names = [f"l{index}" for index in range(count)]
     with subject.connect() as api:
-        names = [f"l{index}" for index in range(count)]
         subject.times("create busybox", count, lambda index: create(api, names[index]))
         for level in (0, 1, 2):
             path = f"/1.0/instances?recursion={level}"
-            label = f"list, recursion={level}, {count} stopped"
-            subject.times(
-                label, many(20, scale, 5), lambda _i, path=path: api.request("GET", path)
-            )
+            label = f"list, recursion={level}, stopped"
+            repeat = many(20, scale, 5)
+            subject.times(label, repeat, lambda _i, path=path: api.request("GET", path))
         subject.times("delete", count, lambda index: delete(api, names[index]))
 
 
 def running(subject: Subject, scale: float) -> None:
     count = many(20, scale, 5)
+    names = [f"r{index}" for index in range(count)]
     with subject.connect() as api:
-        names = [f"r{index}" for index in range(count)]
         for name in names:
             create(api, name)
         subject.times("start busybox", count, lambda index: start(api, names[index]))
         path = "/1.0/instances?recursion=2"
-        label = f"list, recursion=2, {count} running"
-        subject.times(label, many(20, scale, 5), lambda _i: api.request("GET", path))
+        repeat = many(20, scale, 5)
+        subject.times("list, recursion=2, running", repeat, lambda _i: api.request("GET", path))
+        path = f"/1.0/instances/{names[0]}/state"
+        subject.times("state of one", repeat, lambda _i: api.request("GET", path))
         own, monitors = subject.processes()
-        subject.add(f"daemon, {count} running: PSS", [subject.pss(own)], "MB")
-        subject.add("monitor per container: PSS", [subject.pss(monitors) / count], "MB")
+        subject.add("daemon, running: PSS", [subject.pss(own)], "MB")
+        subject.add("monitor of one container: PSS", [subject.pss(monitors) / count], "MB")
+        cpu = subject.idle_cpu(max(3.0, 10 * scale))
+        subject.add("daemon, running: CPU", [cpu], "%")
         subject.times("stop --force", count, lambda index: stop(api, names[index]))
         for name in names:
             delete(api, name)
@@ -129,7 +134,7 @@ def at_once(subject: Subject, scale: float) -> None:
             delete(api, name)
 
     for label, count, workers in (
-        ("create+start at once", many(20, scale, 6), 20),
+        ("create+start, 20 at once", many(20, scale, 6), 20),
         ("launch, 2 in parallel", many(50, scale, 6), 2),
     ):
         names = [f"a{index}" for index in range(count)]
@@ -138,135 +143,148 @@ def at_once(subject: Subject, scale: float) -> None:
             list(pool.map(launch, names))
             took = time.perf_counter() - began
             list(pool.map(remove, names))
-        subject.add(f"{label} ({count})", [count / took], "/s", smaller=False)
+        subject.add(label, [count / took], "/s", smaller=False)
+
+
+def _first_byte(subject: Subject, api: Connection, name: str) -> None:
+    """An interactive session up to the first byte that its terminal shows."""
+    body = {
+        "command": ["/bin/echo", "x"],
+        "wait-for-websocket": True,
+        "interactive": True,
+        "width": 80,
+        "height": 25,
+    }
+    with subject.timing("exec interactive, first byte"):
+        envelope = api.json("POST", f"/1.0/instances/{name}/exec", body)
+        target = f"{envelope['operation']}/websocket?secret="
+        fds = envelope["metadata"]["metadata"]["fds"]
+        control = subject.websocket(target + fds["control"])
+        stream = subject.websocket(target + fds["0"])
+        while not stream.receive():
+            pass
+    with control, stream:
+        while stream.receive():
+            pass
+    api.finish(envelope)
 
 
 def execs(subject: Subject, scale: float) -> None:
     with subject.connect() as api, guest(api) as name:
         path, body = f"/1.0/instances/{name}/exec", {"command": ["/bin/true"]}
-        subject.times(
-            "exec true, no WebSocket", many(50, scale), lambda _i: api.operate("POST", path, body)
-        )
-        samples = [
-            interactive_first_byte(subject.daemon.socket, name) * 1000
-            for _ in range(many(20, scale))
-        ]
-        subject.add("exec interactive, first byte", samples)
+        count = many(50, scale, 10)
+        subject.times("exec true", count, lambda _i: api.operate("POST", path, body))
+        for _ in range(many(20, scale, 5)):
+            _first_byte(subject, api, name)
 
 
 def files(subject: Subject, scale: float) -> None:
-    big, small = os.urandom(100 << 20), os.urandom(1024)
+    big, small = random_bytes(100 << 20), random_bytes(1024)
+    kind = "X-LXD-type: file\r\nContent-Type: application/octet-stream\r\n"
     with subject.connect() as api, guest(api) as name:
         path = f"/1.0/instances/{name}/files?path=/root/f"
-        kind = "X-LXD-type: file\r\nContent-Type: application/octet-stream\r\n"
+
+        def push(data: bytes) -> None:
+            status, answer = api.request("POST", path, data, kind)
+            assert status == 200, answer
+
+        def pull(data: bytes) -> None:
+            _status, got = api.request("GET", path)
+            assert got == data, f"{len(got)} bytes instead of {len(data)}"
+
         for label, data, count in (("1 kB", small, 30), ("100 MB", big, 5)):
             count = many(count, scale)
-            subject.times(
-                f"file push {label}",
-                count,
-                lambda _i, data=data: api.request("POST", path, data, kind),
-            )
-            subject.times(f"file pull {label}", count, lambda _i: api.request("GET", path))
+            subject.times(f"file push {label}", count, lambda _i, data=data: push(data))
+            subject.times(f"file pull {label}", count, lambda _i, data=data: pull(data))
 
 
 def snapshots(subject: Subject, scale: float) -> None:
     count = many(10, scale)
+    path = "/1.0/instances/snapped"
     with subject.connect() as api:
         create(api, "snapped")
-        path = "/1.0/instances/snapped"
-        subject.times(
-            "snapshot create",
-            count,
-            lambda index: api.operate("POST", f"{path}/snapshots", {"name": f"s{index}"}),
-        )
+        for index in range(count):
+            with subject.timing("snapshot create"):
+                api.operate("POST", f"{path}/snapshots", {"name": f"s{index}"})
         newest = {"restore": f"s{count - 1}"}
         subject.times("snapshot restore", count, lambda _i: api.operate("PUT", path, newest))
-        subject.times(
-            "snapshot delete",
-            count,
-            lambda index: api.operate("DELETE", f"{path}/snapshots/s{index}"),
-        )
+        for index in range(count):
+            with subject.timing("snapshot delete"):
+                api.operate("DELETE", f"{path}/snapshots/s{index}")
         source = {"type": "copy", "source": "snapped"}
-        subject.times(
-            "copy",
-            count,
-            lambda index: api.operate(
-                "POST",
-                "/1.0/instances",
-                {"name": f"k{index}", "source": source, "profiles": ["default"]},
-            ),
-        )
+        for index in range(count):
+            body = {"name": f"k{index}", "source": source, "profiles": [PROFILE]}
+            with subject.timing("copy"):
+                api.operate("POST", "/1.0/instances", body)
         for index in range(count):
             delete(api, f"k{index}")
         delete(api, "snapped")
 
 
-def publish(subject: Subject, scale: float) -> None:
+def images(subject: Subject, scale: float) -> None:
     with subject.connect() as api:
         create(api, "source")
         body = {"source": {"type": "instance", "name": "source"}}
-        samples = []
         for _ in range(many(3, scale, 2)):
-            began = time.perf_counter()
-            done = api.operate("POST", "/1.0/images", body)
-            samples.append((time.perf_counter() - began) * 1000)
+            with subject.timing("publish busybox"):
+                done = api.operate("POST", "/1.0/images", body)
             api.operate("DELETE", f"/1.0/images/{done['metadata']['fingerprint']}")
-        subject.add("publish busybox", samples)
         delete(api, "source")
+        for _ in range(many(3, scale, 2) if "debian" in subject.images else 0):
+            target = api.get("/1.0/images/aliases/debian")["target"]
+            api.operate("DELETE", f"/1.0/images/{target}")
+            with subject.timing("import Debian squashfs"):
+                subject.import_image(api, "debian")
 
 
 def events(subject: Subject, scale: float) -> None:
-    """From the request that changes something to its event on a listener's socket."""
-
-    async def measure(count: int) -> list[float]:
-        connector = aiohttp.UnixConnector(str(subject.daemon.socket))
-        samples = []
-        async with aiohttp.ClientSession("http://lxd", connector=connector) as session:
-            stream = await session.ws_connect("/1.0/events?type=lifecycle")
-            for index in range(count):
-                body = {"description": f"d{index}"}
-                began = time.perf_counter()
-                task = asyncio.ensure_future(session.patch("/1.0/profiles/default", json=body))
-                while json.loads((await stream.receive()).data)["type"] != "lifecycle":
-                    pass
-                samples.append((time.perf_counter() - began) * 1000)
-                (await task).release()
-                # A change may be told more than once; the next round must not hear of this one.
-                with contextlib.suppress(TimeoutError):
-                    while True:
-                        await stream.receive(timeout=0.05)
-            await stream.close()
-        return samples
-
-    subject.add("PATCH profile to its event", asyncio.run(measure(many(30, scale))))
+    """From a change to its event: on the daemon's clock, and from the request on."""
+    path = f"/1.0/profiles/{PROFILE}"
+    with subject.connect() as api, subject.websocket("/1.0/events?type=lifecycle") as stream:
+        for index in range(many(30, scale, 10)):
+            body = {"description": f"d{index}"}
+            with subject.timing("PATCH profile, answered and told"):
+                api.json("PATCH", path, body)
+                event = json.loads(stream.receive())
+            told = time.time()
+            happened = datetime.fromisoformat(event["timestamp"]).timestamp()
+            subject.add("event delivery", [(told - happened) * 1000])
+            time.sleep(0.01)
 
 
 def debian(subject: Subject, scale: float) -> None:
-    if not subject.debian:
+    if "debian" not in subject.images:
         return
-    samples: dict[str, list[float]] = {}
-
-    def timed(label: str, step: Callable[[], object]) -> None:
-        began = time.perf_counter()
-        step()
-        samples.setdefault(label, []).append((time.perf_counter() - began) * 1000)
-
     with subject.connect() as api:
         create(api, "warm", "debian")
         delete(api, "warm")
-        for index in range(many(5, scale)):
+        for index in range(many(5, scale, 2)):
             name = f"deb{index}"
             path = f"/1.0/instances/{name}"
-            timed("create Debian", lambda name=name: create(api, name, "debian"))
-            timed("first start Debian", lambda name=name: start(api, name))
-            timed(
-                "snapshot of running Debian",
-                lambda path=path: api.operate("POST", f"{path}/snapshots", {"name": "s"}),
-            )
-            timed("stop --force Debian", lambda name=name: stop(api, name))
-            timed("delete Debian", lambda name=name: delete(api, name))
-    for label, values in samples.items():
-        subject.add(label, values)
+            with subject.timing("create Debian"):
+                create(api, name, "debian")
+            with subject.timing("first start of Debian"):
+                start(api, name)
+            with subject.timing("snapshot of running Debian"):
+                api.operate("POST", f"{path}/snapshots", {"name": "s"})
+            with subject.timing("stop --force Debian"):
+                stop(api, name)
+            with subject.timing("delete Debian"):
+                delete(api, name)
+
+
+def debian_dir(subject: Subject, scale: float) -> None:
+    if "debian" not in subject.images:
+        return
+    with subject.connect() as api:
+        for _ in range(many(2, scale, 1)):
+            create(api, "debdir", "debian", _DIR_ROOT)
+            start(api, "debdir")
+            time.sleep(2)
+            with subject.timing("snapshot of running Debian, dir"):
+                api.operate("POST", "/1.0/instances/debdir/snapshots", {"name": "s"})
+            stop(api, "debdir")
+            delete(api, "debdir")
 
 
 CASES: dict[str, Case] = {
@@ -278,7 +296,44 @@ CASES: dict[str, Case] = {
     "exec": execs,
     "files": files,
     "snapshots": snapshots,
-    "publish": publish,
+    "images": images,
     "events": events,
     "debian": debian,
+    "debian-dir": debian_dir,
+}
+# As a ratio to LXD in the same run: of the cost, or of the rate where more is better.
+WANTED: dict[str, float] = {
+    "daemon idle: PSS": 1.2,
+    "daemon idle: CPU": 1,
+    "daemon, running: PSS": 1,
+    "daemon, running: CPU": 1,
+    "monitor of one container: PSS": 0.25,
+    "GET /1.0": 0.7,
+    "GET /1.0, 8 connections": 2,
+    "list, recursion=1, stopped": 0.5,
+    "list, recursion=2, stopped": 0.1,
+    "list, recursion=2, running": 0.2,
+    "create busybox": 0.5,
+    "create Debian": 0.2,
+    "start busybox": 0.4,
+    "first start of Debian": 0.3,
+    "stop --force": 0.2,
+    "delete": 0.7,
+    "create+start, 20 at once": 3,
+    "launch, 2 in parallel": 2,
+    "exec true": 1,
+    "exec interactive, first byte": 0.7,
+    "snapshot create": 0.5,
+    "snapshot restore": 0.5,
+    "snapshot delete": 0.5,
+    "copy": 0.5,
+    "snapshot of running Debian": 0.2,
+    "snapshot of running Debian, dir": 0.7,
+    "file push 100 MB": 1,
+    "file pull 100 MB": 1,
+    "file push 1 kB": 0.7,
+    "file pull 1 kB": 0.7,
+    "import Debian squashfs": 0.9,
+    "publish busybox": 0.9,
+    "event delivery": 1,
 }

@@ -1,60 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client so thin that what is measured is the daemon."""
+"""A client so thin that the daemon is measured: raw HTTP and WebSocket on a unix socket."""
 
 from __future__ import annotations
 
-import asyncio
+import base64
 import json
+import os
+import secrets
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+_CHUNK = 1 << 20
+_WEBSOCKET_CLOSE = 8
+JSON = "Content-Type: application/json\r\n"
 
 
 class BenchmarkError(RuntimeError):
     """The daemon refused a step of a measurement."""
 
 
+class Wire:
+    """Buffered bytes of one connection."""
+
+    def __init__(self, path: Path, timeout: float = 120.0) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout)
+        self.socket.connect(str(path))
+        self._buffer = b""
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _receive(self) -> bytes:
+        got = self.socket.recv(_CHUNK)
+        if not got:
+            raise BenchmarkError("the daemon closed the connection")
+        return got
+
+    def take(self, count: int) -> bytes:
+        """Exactly ``count`` bytes."""
+        parts, have = [self._buffer], len(self._buffer)
+        while have < count:
+            parts.append(self._receive())
+            have += len(parts[-1])
+        data = b"".join(parts)
+        self._buffer = data[count:]
+        return data[:count]
+
+    def until(self, mark: bytes) -> bytes:
+        """The bytes before ``mark``, which is taken too."""
+        while mark not in self._buffer:
+            self._buffer += self._receive()
+        found, _mark, self._buffer = self._buffer.partition(mark)
+        return found
+
+
 class Connection:
-    """One keep-alive HTTP/1.1 connection on a unix socket."""
+    """One keep-alive HTTP/1.1 connection."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
-        self._buffer = b""
+        self._wire = Wire(path)
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._socket.close()
-
-    def _more(self) -> None:
-        got = self._socket.recv(1 << 20)
-        if not got:
-            raise BenchmarkError("the daemon closed the connection")
-        self._buffer += got
-
-    def _take(self, count: int) -> bytes:
-        if len(self._buffer) < count:
-            parts, have = [self._buffer], len(self._buffer)
-            while have < count:
-                got = self._socket.recv(1 << 20)
-                if not got:
-                    raise BenchmarkError("the daemon closed the connection")
-                parts.append(got)
-                have += len(got)
-            self._buffer = b"".join(parts)
-        taken, self._buffer = self._buffer[:count], self._buffer[count:]
-        return taken
-
-    def _line(self) -> bytes:
-        while b"\r\n" not in self._buffer:
-            self._more()
-        line, _sep, self._buffer = self._buffer.partition(b"\r\n")
-        return line
+        self._wire.close()
 
     def request(
         self, method: str, path: str, body: bytes = b"", headers: str = ""
@@ -62,67 +74,108 @@ class Connection:
         """Status and body of one request."""
         head = f"{method} {path} HTTP/1.1\r\nHost: lxd\r\n{headers}"
         head += f"Content-Length: {len(body)}\r\n\r\n"
-        self._socket.sendall(head.encode() + body)
-        while b"\r\n\r\n" not in self._buffer:
-            self._more()
-        raw, _sep, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        self._wire.socket.sendall(head.encode() + body)
+        raw = self._wire.until(b"\r\n\r\n")
         status = int(raw[9:12])
-        fields = raw.lower()
-        if b"\r\ntransfer-encoding: chunked" in fields:
+        fields = raw.lower() + b"\r\n"
+        if b"\r\ntransfer-encoding: chunked\r\n" in fields:
             parts = []
-            while size := int(self._line(), 16):
-                parts.append(self._take(size))
-                self._line()
-            self._line()
+            while size := int(self._wire.until(b"\r\n"), 16):
+                parts.append(self._wire.take(size))
+                self._wire.until(b"\r\n")
+            self._wire.until(b"\r\n")
             return status, b"".join(parts)
-        found = fields.find(b"\r\ncontent-length:")
-        length = int(fields[found + 17 :].split(b"\r\n")[0]) if found >= 0 else 0
-        return status, self._take(length)
+        _before, found, rest = fields.partition(b"\r\ncontent-length:")
+        return status, self._wire.take(int(rest.split(b"\r\n")[0]) if found else 0)
 
-    def json(self, method: str, path: str, body: Any = None) -> Any:
+    def answer(self, method: str, path: str, body: bytes, headers: str) -> Any:
         """The envelope of a request that must succeed."""
-        payload = b"" if body is None else json.dumps(body).encode()
-        status, raw = self.request(method, path, payload, "Content-Type: application/json\r\n")
+        status, raw = self.request(method, path, body, headers)
         answer = json.loads(raw)
         if status >= 400:
             raise BenchmarkError(f"{method} {path}: {answer.get('error')}")
         return answer
 
-    def operate(self, method: str, path: str, body: Any = None) -> Any:
-        """Run a background operation to its successful end."""
-        answer = self.json(method, path, body)
-        done = self.json("GET", f"{answer['operation']}/wait")["metadata"]
+    def json(self, method: str, path: str, body: Any = None) -> Any:
+        """The envelope of a request with a JSON body that must succeed."""
+        return self.answer(method, path, b"" if body is None else json.dumps(body).encode(), JSON)
+
+    def get(self, path: str) -> Any:
+        """What GET shows."""
+        return self.json("GET", path)["metadata"]
+
+    def finish(self, envelope: Any) -> Any:
+        """Wait for a background operation, which must succeed."""
+        done = self.get(f"{envelope['operation']}/wait")
         if done["status"] != "Success":
-            raise BenchmarkError(f"{method} {path}: {done['err']}")
+            raise BenchmarkError(f"{done['description']}: {done['err']}")
         return done
 
-
-async def _first_byte(path: Path, name: str) -> float:
-    connector = aiohttp.UnixConnector(str(path))
-    body = {
-        "command": ["/bin/echo", "x"],
-        "wait-for-websocket": True,
-        "interactive": True,
-        "width": 80,
-        "height": 25,
-    }
-    async with aiohttp.ClientSession("http://lxd", connector=connector) as session:
-        began = time.perf_counter()
-        async with session.post(f"/1.0/instances/{name}/exec", json=body) as answer:
-            envelope = await answer.json()
-        operation, fds = envelope["operation"], envelope["metadata"]["metadata"]["fds"]
-        control = await session.ws_connect(f"{operation}/websocket?secret={fds['control']}")
-        stream = await session.ws_connect(f"{operation}/websocket?secret={fds['0']}")
-        while not (message := await stream.receive()).data:
-            if message.type is aiohttp.WSMsgType.CLOSED:
-                raise BenchmarkError("the session ended before its first byte")
-        took = time.perf_counter() - began
-        await stream.close()
-        await control.close()
-        async with session.get(f"{operation}/wait?timeout=5"):
-            return took
+    def operate(self, method: str, path: str, body: Any = None) -> Any:
+        """Run a background operation to its successful end."""
+        return self.finish(self.json(method, path, body))
 
 
-def interactive_first_byte(path: Path, name: str) -> float:
-    """Seconds from the exec request to the first byte from the terminal."""
-    return asyncio.run(_first_byte(path, name))
+class WebSocket:
+    """A client's WebSocket that reads whole messages and answers nothing."""
+
+    def __init__(self, path: Path, target: str) -> None:
+        self._wire = Wire(path)
+        key = base64.b64encode(secrets.token_bytes(16)).decode()
+        head = (
+            f"GET {target} HTTP/1.1\r\nHost: lxd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        )
+        self._wire.socket.sendall(head.encode())
+        answer = self._wire.until(b"\r\n\r\n")
+        if b" 101 " not in answer.split(b"\r\n")[0]:
+            self._wire.close()
+            raise BenchmarkError(f"WebSocket {target.split('?')[0]}: {answer[:60]!r}")
+
+    def __enter__(self) -> WebSocket:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._wire.close()
+
+    def receive(self) -> bytes:
+        """The payload of the next frame; BenchmarkError when the server closes."""
+        first, second = self._wire.take(2)
+        length = second & 127
+        if length == 126:
+            length = int.from_bytes(self._wire.take(2), "big")
+        elif length == 127:
+            length = int.from_bytes(self._wire.take(8), "big")
+        payload = self._wire.take(length)
+        if first & 15 == _WEBSOCKET_CLOSE:
+            raise BenchmarkError("the daemon closed the WebSocket")
+        return payload
+
+
+def multipart(parts: dict[str, Path]) -> tuple[bytes, str]:
+    """A form of files as image uploads have it: (body, header)."""
+    boundary = secrets.token_hex(16)
+    chunks = []
+    for name, path in parts.items():
+        chunks.append(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; '
+            f'filename="{path.name}"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode()
+        )
+        chunks += [path.read_bytes(), b"\r\n"]
+    chunks.append(f"--{boundary}--\r\n".encode())
+    return b"".join(chunks), f"Content-Type: multipart/form-data; boundary={boundary}\r\n"
+
+
+def listener_pid(path: Path) -> int:
+    """The pid of the process that listens on a unix socket."""
+    wire = Wire(path)
+    try:
+        raw = wire.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    finally:
+        wire.close()
+    return int.from_bytes(raw[:4], byteorder="little")
+
+
+def random_bytes(count: int) -> bytes:
+    """Bytes that nothing can compress."""
+    return os.urandom(count)
