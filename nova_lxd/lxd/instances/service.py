@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -305,11 +304,6 @@ class Instances:
         if inst.groups is None:
             inst.groups = Cgroup.of(running.init, inst.stored_name)
         return inst.groups
-
-    @staticmethod
-    def host_interfaces() -> dict[int, str]:
-        """Names of the host's interfaces by index."""
-        return {index: name for index, name in socket.if_nameindex()}
 
     def thaw_processes(self, inst: Instance) -> None:
         """Let a frozen instance run on."""

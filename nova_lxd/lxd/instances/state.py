@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,18 @@ _STOPPED_MEMORY = {"usage": 0, "usage_peak": 0, "swap_usage": 0, "swap_usage_pea
 
 
 class Usage:
-    """Bytes used on pools, each pool asked once however many instances are shown."""
+    """What is asked once however many instances are shown: pools' usage, the host's interfaces."""
 
     def __init__(self, svc: Instances) -> None:
         self._svc = svc
         self._pools: dict[str, Mapping[str, int]] = {}
+        self._interfaces: dict[int, str] | None = None
+
+    def interface(self, index: int) -> str:
+        """The name of an interface of the host; empty when there is none."""
+        if self._interfaces is None:
+            self._interfaces = dict(socket.if_nameindex())
+        return self._interfaces.get(index, "")
 
     def of(self, record: InstanceRecord) -> int | None:
         """What an instance uses of its pool, None when the pool does not tell."""
@@ -60,14 +68,14 @@ def of_instance(
     if running is None:
         return answer
     try:
-        answer.update(_running(svc, inst, running.init))
+        answer.update(_running(svc, inst, running.init, usage))
     except (ProcessLookupError, FileNotFoundError):
         # It ended while we looked.
         answer.update(status=STATUS_TEXT[inst.status], status_code=inst.status)
     return answer
 
 
-def _running(svc: Instances, inst: Instance, pid: int) -> dict[str, Any]:
+def _running(svc: Instances, inst: Instance, pid: int, usage: Usage) -> dict[str, Any]:
     group = svc.cgroup(inst)
     if group is None:
         return {}
@@ -82,16 +90,13 @@ def _running(svc: Instances, inst: Instance, pid: int) -> dict[str, Any]:
             "swap_usage": max(0, memory.swap),
             "swap_usage_peak": max(0, memory.swap_peak),
         },
-        "network": _network(svc, inst, pid),
+        "network": _network(pid, usage),
     }
 
 
-def _network(svc: Instances, inst: Instance, pid: int) -> dict[str, Any]:
+def _network(pid: int, usage: Usage) -> dict[str, Any]:
     """Interfaces inside with the host's name of the other end of each pair."""
     states = netstate.of_process(pid)
-    hosts: dict[int, str] = {}
-    if any(state.host_index for state in states.values()):
-        hosts = svc.host_interfaces()
     return {
         name: {
             "addresses": [
@@ -114,7 +119,7 @@ def _network(svc: Instances, inst: Instance, pid: int) -> dict[str, Any]:
                 "packets_dropped_inbound": state.counters.packets_dropped_inbound,
             },
             "hwaddr": "" if state.type == "loopback" else state.hwaddr,
-            "host_name": hosts.get(state.host_index, ""),
+            "host_name": usage.interface(state.host_index) if state.host_index else "",
             "mtu": state.mtu,
             "state": state.state,
             "type": state.type,
