@@ -112,13 +112,19 @@ class BtrfsStreams(TreeStreams):
             Subvolume(
                 path=f"/{below}",
                 snapshot=name,
-                readonly=ioctl.is_readonly(tree / below if name else origin / below),
+                # A snapshot that is sent by itself becomes a volume.
+                readonly=ioctl.is_readonly(tree / below) if name else self._stays(origin, below),
             )
             for name, tree, below in plan
         ]
         with stream:
             stream.sendall(msgspec.json.encode(Header(entries)))
             stream.shutdown(socket.SHUT_WR)
+
+    @staticmethod
+    def _stays(origin: Path, below: str) -> bool:
+        """Is a subvolume of a volume that is sent read-only there too?  Its root never is."""
+        return bool(below) and ioctl.is_readonly(origin / below)
 
     # -- receiving --------------------------------------------------------------------------------
 
@@ -169,7 +175,7 @@ class BtrfsStreams(TreeStreams):
                         with contextlib.suppress(FileNotFoundError):  # its place may be unsent
                             place.rmdir()
                     tree.rename(place)
-                if entry.readonly:
+                if entry.readonly and (below or volume.snapshot is not None):
                     readonly.append(below)
             self.seal(stage, volume)
             stage.rename(path)
