@@ -104,7 +104,8 @@ class Reader:
     def read(self, size: int = -1) -> bytes:
         """Return up to ``size`` bytes, b'' at the end."""
         if size < 0:
-            return self._rest + b"".join(self._pieces)
+            taken, self._rest = self._rest + b"".join(self._pieces), b""
+            return taken
         while len(self._rest) < size:
             piece = next(self._pieces, b"")
             if not piece:
