@@ -53,7 +53,8 @@ def configure(cloud: Cloud) -> tuple[Path, Path]:
         "securitygroup": {"enable_security_group": True},
         "ovn": {**ovn_section(cloud), "ovn_l3_scheduler": "leastloaded",
                 "ovn_metadata_enabled": True, "ovn_emit_need_to_frag": False,
-                "enable_distributed_floating_ip": True},
+                # The external network is on the first host alone, so all floating IPs are too.
+                "enable_distributed_floating_ip": False},
     })
     paste = cloud.venv / "etc/neutron/api-paste.ini"
     shutil.copyfile(paste, cloud.etc("neutron", "api-paste.ini"))
