@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -95,11 +96,12 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
-async def _first_of(source: Descriptor, stopping: asyncio.Future[bool]) -> None:
+async def _first_of(source: Descriptor, stopping: asyncio.Future[Any]) -> None:
     """Wait until there is something to read, or for ``stopping``."""
     reading = asyncio.ensure_future(source.readable())
+    either: set[asyncio.Future[Any]] = {reading, stopping}
     try:
-        await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
         reading.cancel()
 
