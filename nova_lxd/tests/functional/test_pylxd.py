@@ -175,14 +175,19 @@ def test_profiles_networks_storage_projects(client: Any) -> None:
 
 
 def test_events(client: Any, daemon: Daemon) -> None:
-    events = client.events()
+    events = client.events(event_types={pylxd.EventType.Lifecycle})
     seen: list[str] = []
     events.received_message = lambda message: seen.append(str(message))
     events.connect()
     threading.Thread(target=events.run, daemon=True).start()
-    client.profiles.create("pyev", config={}, devices={})
-    client.profiles.get("pyev").delete()
-    wait_for(lambda: any("profile-deleted" in each for each in seen), "the event")
+
+    def heard() -> bool:
+        # The first changes may come before the daemon counts us among its listeners.
+        client.profiles.create("pyev", config={}, devices={})
+        client.profiles.get("pyev").delete()
+        return any("profile-deleted" in each for each in seen)
+
+    wait_for(heard, "the event", interval=0.3)
     events.close()
 
 

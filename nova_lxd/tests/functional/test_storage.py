@@ -100,7 +100,7 @@ def test_volume_snapshots(daemon: Daemon, pool: str, volume: str, launch: Launch
     daemon.lxc("storage", "volume", "attach", pool, volume, name, "/mnt")
     daemon.exec(name, "sh", "-c", "echo one > /mnt/f")
     daemon.lxc("storage", "volume", "snapshot", pool, volume, "s0")
-    daemon.exec(name, "sh", "-c", "echo two > /mnt/f")
+    daemon.exec(name, "sh", "-c", "echo two and more > /mnt/f")
     daemon.lxc("storage", "volume", "copy", f"{pool}/{volume}/s0", f"{pool}/v2")
     try:
         daemon.lxc("storage", "volume", "detach", pool, volume, name)
