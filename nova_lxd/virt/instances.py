@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from typing import Any
 
 from nova.compute import power_state
@@ -14,6 +15,8 @@ from nova_lxd.virt.client import LXDClient
 from nova_lxd.virt.events import EventWatcher
 
 LOG = logging.getLogger(__name__)
+
+START_ATTEMPTS = 3
 
 Devices = dict[str, dict[str, str]]
 
@@ -97,7 +100,19 @@ class Instances:
         if state == power_state.PAUSED:
             self._action(name, "unfreeze")
         elif state != power_state.RUNNING:
-            self._action(name, "start")
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        """Start, more than once: LXD still tidies up for a moment after an instance's end."""
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                self._action(name, "start")
+                return
+            except exception.LXDError as e:
+                if attempt == START_ATTEMPTS or self.power_state(name) != power_state.SHUTDOWN:
+                    raise
+                LOG.info("Starting %s failed, trying again: %s", name, e)
+                time.sleep(attempt)
 
     def stop(self, name: str, grace: int = 0) -> None:
         """Stop the instance: ask the guest and wait ``grace`` seconds, then force it.
