@@ -40,6 +40,9 @@ class Controller(Protocol):
     def conditions(self) -> dict[str, Condition]:
         """What is known of every service of this cloud."""
 
+    def condition(self, name: str) -> Condition:
+        """What is known of one service; stopped when it was never started."""
+
     def finish(self) -> list[str]:
         """End the back end and every process left of it; returns the names of strays."""
 
@@ -50,7 +53,7 @@ def bring_up(controller: Controller, service: Service) -> bool:
     Returns whether it had to be started.  Raises CloudError when it does not come up.
     """
     def now() -> Condition:
-        return controller.conditions().get(service.name, STOPPED)
+        return controller.condition(service.name)
 
     condition = now()
     fresh = condition.state == "running" and condition.fingerprint == service.fingerprint()
@@ -98,6 +101,9 @@ class SupervisorController:
             return {}
         services = self._ask("status")["services"]
         return {name: Condition(**fields) for name, fields in services.items()}
+
+    def condition(self, name: str) -> Condition:
+        return self.conditions().get(name, STOPPED)
 
     def finish(self) -> list[str]:
         if not self._running():
@@ -181,6 +187,12 @@ class SystemdController:
             if record.is_file():
                 found[name] = self._condition(path.name, record)
         return found
+
+    def condition(self, name: str) -> Condition:
+        record = self._layout.units / f"{name}.json"
+        if not (self._units / self.unit_name(name)).exists() or not record.is_file():
+            return STOPPED
+        return self._condition(self.unit_name(name), record)
 
     def _condition(self, unit: str, record: Path) -> Condition:
         shown = self._systemctl(

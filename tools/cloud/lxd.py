@@ -159,8 +159,8 @@ def steps_for(cloud: Cloud, host: HostRecord) -> list[Step]:
 
 def lxcfs(cloud: Cloud) -> bool:
     """Run lxcfs, which shows guests their own memory and CPUs, unless the machine runs one."""
-    ours = cloud.controller.conditions().get("lxcfs")
-    if ours is None and (LXCFS / "proc").is_dir():
+    ours = cloud.controller.condition("lxcfs")
+    if ours.state == "stopped" and (LXCFS / "proc").is_dir():
         return False
     program = shutil.which("lxcfs") or "/usr/bin/lxcfs"
     return bring_up(cloud.controller, Service(
