@@ -136,13 +136,14 @@ def port_is_free(port: int) -> bool:
 
 
 def first_free_port(preferred: int, taken: Iterable[int] = ()) -> int:
-    """``preferred`` if free, else the first free one of +10000, +10001, ...
+    """``preferred`` if free, else the first free one from 1xxxx on with the same last digits.
 
     Raises CloudError when none of 2000 is free.
     """
     refused = set(taken)
-    for port in (preferred, *range(preferred + 10000, preferred + 12000)):
-        if port not in refused and port < 65536 and port_is_free(port):
+    second = 10000 + preferred % 10000
+    for port in (preferred, *range(second, second + 2000)):
+        if port not in refused and port_is_free(port):
             return port
     raise CloudError(
         f"no free TCP port was found for the default {preferred}.",
