@@ -169,6 +169,8 @@ class LXDDriver(driver.ComputeDriver):
         power_on: bool = True,
         accel_info: Any = None,
     ) -> None:
+        # the metadata service and the config drive tell the tags; the manager saves the instance
+        instance.device_metadata = tags.device_metadata(context, instance)
         self.lifecycle.spawn(
             context,
             instance,

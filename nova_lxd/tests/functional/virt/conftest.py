@@ -72,6 +72,7 @@ def driver(conf: Any) -> Iterator[Any]:
         from nova import objects
         from nova.network import security_group_api
 
+        patch.setattr(lxd_driver.tags, "device_metadata", lambda *args: None)
         patch.setattr(security_group_api, "list", lambda *args, **kwargs: [])
         patch.setattr(
             security_group_api, "get_instance_security_groups", lambda *args, **kwargs: []
