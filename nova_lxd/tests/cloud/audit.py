@@ -15,37 +15,37 @@ Inventory = dict[str, set[str]]
 
 
 def inventory(state: Path) -> Inventory:
-    """Containers, cached images, veths, switch ports, mounts, namespaces and volumes, by name."""
+    """Containers, switch ports, veths, mounts and files of instances, of all hosts, by name."""
     cloud = open_cloud(state)
-    host = cloud.first_host
-    socket = lxd.socket_path(cloud, host)
     links = json.loads(subprocess.run(
         ["ip", "-json", "link", "show", "type", "veth"], check=True, capture_output=True,
         text=True).stdout)
-    return {
-        "containers": {entry["name"] for entry in lxd.instances(socket)},
+    found: Inventory = {
+        "containers": set(), "switch ports": set(), "instance files": set(),
         "network devices": {link["ifname"] for link in links},
-        "switch ports": set(ovn.vsctl(cloud, host, "list-ports", "br-int").split()),
         "mounts": {str(point) for point in mounts_below(cloud.layout.state)},
-        "instance directories": names(cloud.layout.state / "nova-compute/instances")
-        | names(cloud.layout.state / "nova-compute/lxd/config-drives"),
-        "image work files": names(cloud.layout.state / "nova-compute/lxd/images"),
     }
-
-
-def names(directory: Path) -> set[str]:
-    if not directory.is_dir():
-        return set()
-    return {entry.name for entry in directory.iterdir() if entry.name not in ("_base", "locks")}
+    for host in cloud.settings.hosts:
+        found["containers"] |= {
+            f"{entry['project']}/{entry['name']}"
+            for entry in lxd.instances(lxd.socket_path(cloud, host))}
+        found["switch ports"] |= set(ovn.vsctl(cloud, host, "list-ports", "br-int").split())
+        compute = cloud.layout.state / cloud.on(host, "nova-compute")
+        for name in ("instances", "lxd/config-drives", "lxd/images"):
+            found["instance files"] |= {
+                str(path.relative_to(compute.parent)) for path in (compute / name).rglob("*")
+                if path.is_file()}
+    return found
 
 
 def images(state: Path) -> set[str]:
     """The images in LXD's store, of every project."""
     cloud = open_cloud(state)
-    socket = lxd.socket_path(cloud, cloud.first_host)
     found: set[str] = set()
-    for project in lxd.request(socket, "GET", "/1.0/projects?recursion=1"):
-        found.update(lxd.request(socket, "GET", f"/1.0/images?project={project['name']}"))
+    for host in cloud.settings.hosts:
+        socket = lxd.socket_path(cloud, host)
+        for project in lxd.request(socket, "GET", "/1.0/projects?recursion=1"):
+            found.update(lxd.request(socket, "GET", f"/1.0/images?project={project['name']}"))
     return found
 
 

@@ -45,7 +45,7 @@ def test_at_once(world: World, admin: World, state: Path, count: int,
 def test_deleted_snapshot_leaves_no_image(world: World, state: Path) -> None:
     before = audit.inventory(state)
     server = world.boot("snapped", image="busybox", flavor="c1.tiny")
-    after_boot = audit.images(state)
+    after_boot = audit.images(state)  # the base image stays cached, and nothing else
     image = world.api.compute.create_server_image(server, "snapped", wait=True, timeout=120)
     world.api.image.delete_image(image)
     world.delete(server)
