@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,6 +19,7 @@ from nova_lxd.lxd.api import tls
 from nova_lxd.lxd.api.server import Server
 from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.environment import Environment
+from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.guest.server import GuestServer
 from nova_lxd.lxd.images.service import Images
@@ -24,7 +27,7 @@ from nova_lxd.lxd.instances.imagetree import ImageTrees
 from nova_lxd.lxd.instances.service import Instances
 from nova_lxd.lxd.logs import LoggingEvents
 from nova_lxd.lxd.network.service import Networks
-from nova_lxd.lxd.operations import Operations
+from nova_lxd.lxd.operations import Operation, Operations
 from nova_lxd.lxd.paths import Paths
 from nova_lxd.lxd.profiles import Profiles
 from nova_lxd.lxd.projects import Projects
@@ -39,6 +42,7 @@ _REQUEST_THREADS = 16
 # Each running operation holds a thread, and a graceful stop may hold one for minutes.
 _OPERATION_THREADS = 256
 _OPERATIONS_GRACE = 10.0
+_CANCEL_GRACE = 15.0
 
 
 def notify_systemd(state: str) -> None:
@@ -198,9 +202,21 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, services: Services) -> None
 
 
 async def _drain(services: Services) -> None:
-    """Give running operations a moment to end; the rest is reconciled at the next start."""
-    deadline = services.loop.time() + _OPERATIONS_GRACE
-    for op in services.operations.running():
-        if op.kind == "task":
-            remaining = deadline - services.loop.time()
-            await services.operations.wait(op, max(0.0, remaining))
+    """Give running operations a moment to end; the rest is reconciled at the next start.
+
+    Those that can be cancelled are, lest their worker threads wait for another server for ever.
+    """
+    operations = services.operations
+    tasks = [op for op in operations.running() if op.kind == "task"]
+    await _wait_for(services, tasks, _OPERATIONS_GRACE)
+    cancelled = [op for op in operations.running() if op.may_cancel]
+    for op in cancelled:
+        with contextlib.suppress(BadRequest):  # it has ended just now
+            operations.cancel(op)
+    await _wait_for(services, cancelled, _CANCEL_GRACE)
+
+
+async def _wait_for(services: Services, operations: Sequence[Operation], seconds: float) -> None:
+    deadline = services.loop.time() + seconds
+    for op in operations:
+        await services.operations.wait(op, max(0.0, deadline - services.loop.time()))

@@ -17,6 +17,7 @@ from nova_lxd.lxd.errors import BadRequest, LXDError, NotFound
 from nova_lxd.lxd.host import shift
 from nova_lxd.lxd.instances import create, intents, snapshots, volumes
 from nova_lxd.lxd.instances.create import NewInstance
+from nova_lxd.lxd.instances.expand import root_disk
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.migration import negotiation
 from nova_lxd.lxd.instances.migration.peer import Peer, receive_header, send_failure
@@ -75,12 +76,24 @@ def prepare(svc: Instances, new: NewInstance, *, refresh: bool, instance_only: b
 
 
 def _with_root(svc: Instances, new: NewInstance) -> dict[str, dict[str, str]]:
-    """The devices; where neither they nor a profile say the pool and there is but one, that."""
-    expanded = svc.expander().expand(new.project, new.profiles or [], new.config, new.devices)
+    """The devices, with a root disk on a pool of this server where that can be told.
+
+    An instance that has its root disk on a pool which this server has not goes to the pool of
+    its profiles, or to the only one, as in LXD.
+    """
     pools = svc.ctx.storage.pool_names()
-    if expanded.root is not None or len(pools) != 1:
+    inherited = svc.expander().expand(new.project, new.profiles or [], {}, {}).root
+    own = root_disk(new.devices)
+    if own is not None and own[1]["pool"] in pools:
         return new.devices
-    return {**new.devices, "root": {"type": "disk", "path": "/", "pool": pools[0]}}
+    if own is None and inherited is not None:
+        return new.devices
+    name, device = own or ("root", {"type": "disk", "path": "/"})
+    if inherited is not None:
+        device = {**device, "pool": inherited[1]["pool"]}
+    elif len(pools) == 1:
+        device = {**device, "pool": pools[0]}
+    return {**new.devices, name: device} if device.get("pool") else new.devices
 
 
 def receive(svc: Instances, wanted: Arrival, peer: Peer) -> Instance:
