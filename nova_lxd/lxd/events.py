@@ -28,19 +28,24 @@ class Listener:
     """One subscriber; :meth:`next` gives encoded events until :attr:`lost` is set."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, types: Collection[str], project: str | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        types: Collection[str],
+        project: str | None,
+        server_wide: bool,
     ) -> None:
         self.types = frozenset(types)
         self.project = project
+        self.server_wide = server_wide
         self.lost = False
         self._loop = loop
         self._backlog: deque[bytes] = deque()
         self._wakeup = asyncio.Event()
 
     def wants(self, event_type: str, project: str) -> bool:
-        return event_type in self.types and (
-            self.project is None or not project or project == self.project
-        )
+        if event_type not in self.types:
+            return False
+        return self.server_wide if not project else self.project in (None, project)
 
     def push(self, payload: bytes) -> None:
         """Queue one event; on the loop's thread only."""
@@ -70,9 +75,14 @@ class Events:
         self._lock = threading.Lock()
         self._scheduled = False
 
-    def listen(self, types: Collection[str], project: str | None) -> Listener:
-        """Subscribe to ``types`` of one project, or of all when ``project`` is None."""
-        listener = Listener(self._loop, types, project)
+    def listen(
+        self, types: Collection[str], project: str | None, *, server_wide: bool = True
+    ) -> Listener:
+        """Subscribe to ``types`` of one project, or of all when ``project`` is None.
+
+        :param server_wide: with the events that are of no project.
+        """
+        listener = Listener(self._loop, types, project, server_wide)
         self._listeners.append(listener)
         return listener
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,9 +113,11 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def of_instances(instances: Instances, project: str | None) -> Iterator[Sample]:
-    """The metrics of the running instances of one project, or of all."""
-    for instance in instances.all(project):
+def of_instances(instances: Instances, wanted: Callable[[str], bool]) -> Iterator[Sample]:
+    """The metrics of the running instances of the projects that are wanted."""
+    for instance in instances.all():
+        if not wanted(instance.project):
+            continue
         try:
             group = instances.cgroup(instance)
             if group is not None and instance.running is not None:

@@ -163,7 +163,9 @@ class Trust:
         for op in self._operations.visible():
             if op.kind != "token" or op.status in FINAL or not op.metadata:
                 continue
-            if not hmac.compare_digest(str(op.metadata.get("secret", "")), secret):
+            if "request" not in op.metadata:  # an image's secret
+                continue
+            if not hmac.compare_digest(str(op.metadata["secret"]).encode(), secret.encode()):
                 continue
             self._operations.cancel(op)
             expires = op.metadata.get("expiresAt")

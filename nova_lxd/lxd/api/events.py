@@ -29,13 +29,15 @@ async def get_events(request: Request) -> web.StreamResponse:
         project = None
     else:
         project = request.project().name
-    if "logging" in types and request.identity.restricted:
-        types.remove("logging")
     socket = web.WebSocketResponse(compress=False, heartbeat=30)
     if not socket.can_prepare(request.http):
         raise BadRequest("websocket: not a websocket handshake")
     await socket.prepare(request.http)
-    listener = request.services.events.listen(types, project)
+    # The log and the server's own operations (whose metadata may be a join token) are not for
+    # clients that are restricted to some projects; neither is of a project.
+    listener = request.services.events.listen(
+        types, project, server_wide=not request.identity.restricted
+    )
     sender = asyncio.create_task(_send(socket, listener))
     try:
         async for message in socket:

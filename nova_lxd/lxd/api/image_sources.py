@@ -36,7 +36,7 @@ def start_import(request: Request, project: str, body: ImagesPost) -> Operation:
     if body.source.type in _INSTANCES:
         work = _publish(request, body, body.source, wanted)
     elif body.source.type == "image":
-        work = _copy(images, body.source, wanted, requestor)
+        work = _copy(request, body.source, wanted)
     elif body.source.type == "url":
         work = _from_url(images, body.source.url, wanted, requestor)
     else:
@@ -77,17 +77,17 @@ def image_source(source: ImagesPostSource) -> Source:
     )
 
 
-def _copy(
-    images: Images, told: ImagesPostSource, wanted: Wanted, requestor: Mapping[str, Any]
-) -> _Import:
+def _copy(request: Request, told: ImagesPostSource, wanted: Wanted) -> _Import:
+    images, requestor = request.services.images, request.requestor
     source = image_source(told)
     if not source.name:
         raise BadRequest("must specify one of alias or fingerprint for init from image")
+    owner = "" if source.server else request.project_for("images", source.project or "default")
 
     def work(op: Operation) -> Image:
         if source.server:
             return images.acquirer.download(source, wanted, op, requestor)
-        found = images.find(images.project_for(source.project or "default"), source.name)
+        found = images.find(owner, source.name)
         return images.importer.adopt(found, wanted, op, requestor)
 
     return work

@@ -73,7 +73,7 @@ def _put_fields(item: dict[str, Any]) -> list[Any]:
 
 def _all(request: Request, project: str) -> list[dict[str, Any]]:
     networks = request.services.networks
-    used_by = networks.used_by()
+    used_by = {name: request.visible(urls) for name, urls in networks.used_by().items()}
     items = [_to_api(row, used_by.get(row.name, [])) for row in networks.all(project)]
     managed = {row.name for row in networks.all()}
     for link in host_interfaces.interfaces():

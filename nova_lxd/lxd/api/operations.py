@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
 from aiohttp import web
@@ -14,9 +15,18 @@ from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound
 from nova_lxd.lxd.operations import STATUS_TEXT, Operation
 
 
+def _may_see(request: Request, op: Operation) -> bool:
+    """Restricted clients see what runs in their projects, not the server's own operations: the
+    metadata of a join token's is the token.
+    """
+    if not op.project:
+        return request.trusted and not request.identity.restricted
+    return request.trusted and request.identity.may_use(op.project)
+
+
 def _operation(request: Request) -> Operation:
     op = request.services.operations.get(request.path("id"))
-    if op.project and not request.identity.may_use(op.project):
+    if not _may_see(request, op):
         raise NotFound(f"Operation {op.id!r} not found")
     return op
 
@@ -27,7 +37,7 @@ async def get_operations(request: Request) -> web.StreamResponse:
     project = None if request.all_projects else request.project().name
     groups: dict[str, list[Any]] = {}
     for op in request.services.operations.visible(project):
-        if op.project and not request.identity.may_use(op.project):
+        if not _may_see(request, op):
             continue
         shown = op.to_api() if request.recursion else op.url
         groups.setdefault(STATUS_TEXT[op.status].lower(), []).append(shown)
@@ -56,9 +66,9 @@ async def wait_operation(request: Request) -> web.StreamResponse:
     """
     op = request.services.operations.get(request.path("id"))
     secret = request.query("secret")
-    if not request.trusted or (op.project and not request.identity.may_use(op.project)):
-        known = (op.metadata or {}).get("secret") if op.metadata else None
-        if not secret or secret != known:
+    if not _may_see(request, op):
+        known = str((op.metadata or {}).get("secret", ""))
+        if not secret or not hmac.compare_digest(secret.encode(), known.encode()):
             raise Forbidden("not authorized")
     try:
         seconds = int(request.query("timeout") or -1)

@@ -59,7 +59,7 @@ async def get_profiles(request: Request) -> web.StreamResponse:
     project = request.project_for("profiles")
     used_by = request.services.profiles.used_by(None)
     items = [
-        _to_api(p, used_by.get((p.project, p.name), []))
+        _to_api(p, request.visible(used_by.get((p.project, p.name), [])))
         for p in request.services.profiles.all(project)
     ]
     items = apply_filter(items, request.query("filter"))
@@ -90,8 +90,9 @@ async def get_profile(request: Request) -> web.StreamResponse:
     """Show one profile."""
     project = request.project_for("profiles")
     profile = request.services.profiles.get(project, request.path("name"))
-    used_by = request.services.profiles.used_by(None).get((project, profile.name), [])
-    return envelope.sync(_to_api(profile, used_by), etag_fields=_put_fields(profile))
+    users = request.services.profiles.used_by(None).get((project, profile.name), [])
+    item = _to_api(profile, request.visible(users))
+    return envelope.sync(item, etag_fields=_put_fields(profile))
 
 
 @route("PUT", "/1.0/profiles/{name}", body=ProfilePut)

@@ -13,7 +13,7 @@ from nova_lxd.lxd.api.filters import apply_filter
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.db.projects import Project
-from nova_lxd.lxd.errors import Forbidden, NotFound
+from nova_lxd.lxd.errors import NotFound
 
 
 class ProjectsPost(msgspec.Struct):
@@ -57,11 +57,6 @@ def _visible(request: Request) -> Project:
     return request.services.projects.get(name)
 
 
-def _require_admin(request: Request) -> None:
-    if request.identity.restricted:
-        raise Forbidden("Changing projects failed: the client's certificate is restricted")
-
-
 @route("GET", "/1.0/projects")
 async def get_projects(request: Request) -> web.StreamResponse:
     """List the projects that the client may see."""
@@ -74,10 +69,9 @@ async def get_projects(request: Request) -> web.StreamResponse:
     return envelope.sync([f"/1.0/projects/{item['name']}" for item in items])
 
 
-@route("POST", "/1.0/projects", body=ProjectsPost)
+@route("POST", "/1.0/projects", body=ProjectsPost, admin=True)
 async def post_projects(request: Request) -> web.StreamResponse:
     """Create a project."""
-    _require_admin(request)
     body = await request.body(ProjectsPost)
     await request.run(
         request.services.projects.create,
@@ -113,10 +107,9 @@ async def get_project_state(request: Request) -> web.StreamResponse:
     return envelope.sync({"resources": {**counts, "instances": counts["containers"]}})
 
 
-@route("PUT", "/1.0/projects/{name}", body=ProjectPut)
+@route("PUT", "/1.0/projects/{name}", body=ProjectPut, admin=True)
 async def put_project(request: Request) -> web.StreamResponse:
     """Replace a project's description and config."""
-    _require_admin(request)
     project = _visible(request)
     request.check_etag(_put_fields(project))
     body = await request.body(ProjectPut)
@@ -130,10 +123,9 @@ async def put_project(request: Request) -> web.StreamResponse:
     return envelope.sync()
 
 
-@route("PATCH", "/1.0/projects/{name}", body=ProjectPut)
+@route("PATCH", "/1.0/projects/{name}", body=ProjectPut, admin=True)
 async def patch_project(request: Request) -> web.StreamResponse:
     """Change some of a project's fields; config keys are merged."""
-    _require_admin(request)
     project = _visible(request)
     request.check_etag(_put_fields(project))
     body = await request.body(ProjectPut)
@@ -147,10 +139,9 @@ async def patch_project(request: Request) -> web.StreamResponse:
     return envelope.sync()
 
 
-@route("POST", "/1.0/projects/{name}", body=ProjectPost)
+@route("POST", "/1.0/projects/{name}", body=ProjectPost, admin=True)
 async def post_project(request: Request) -> web.StreamResponse:
     """Rename a project."""
-    _require_admin(request)
     project = _visible(request)
     body = await request.body(ProjectPost)
     services = request.services
@@ -165,10 +156,9 @@ async def post_project(request: Request) -> web.StreamResponse:
     return envelope.operation(op)
 
 
-@route("DELETE", "/1.0/projects/{name}")
+@route("DELETE", "/1.0/projects/{name}", admin=True)
 async def delete_project(request: Request) -> web.StreamResponse:
     """Delete an empty project."""
-    _require_admin(request)
     project = _visible(request)
     await request.run(request.services.projects.delete, project.name, request.requestor)
     return envelope.sync()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from aiohttp import web
 from nova_lxd.lxd.api import gojson
 from nova_lxd.lxd.api.envelope import check_etag
 from nova_lxd.lxd.db import projects as db_projects
+from nova_lxd.lxd.db.projects import project_of
 from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound, TooLarge
 from nova_lxd.lxd.paths import DEFAULT_PROJECT
 
@@ -59,13 +60,13 @@ class Request:
         """The project named by ``?project=``; not checked for existence."""
         return self.query("project") or DEFAULT_PROJECT
 
-    def project(self) -> db_projects.Project:
-        """The project that the request names.
+    def project(self, name: str = "") -> db_projects.Project:
+        """The project that the request names, or one that its body does.
 
         :raises NotFound: it does not exist.
         :raises Forbidden: the client's certificate is restricted to others.
         """
-        name = self.project_name
+        name = name or self.project_name
         if not self.identity.may_use(name):
             raise Forbidden(f"Using project {name!r} failed: the certificate is restricted")
         project = db_projects.get(self.services.db, name)
@@ -73,14 +74,18 @@ class Request:
             raise NotFound(f"Project {name!r} not found")
         return project
 
-    def project_for(self, feature: str) -> str:
+    def project_for(self, feature: str, name: str = "") -> str:
         """The project whose ``feature`` (images, profiles, networks, storage.volumes) is used."""
-        project = self.project()
+        project = self.project(name)
         return project.name if project.feature(feature) else DEFAULT_PROJECT
 
     @property
     def all_projects(self) -> bool:
         return self.query_bool("all-projects")
+
+    def visible(self, urls: Iterable[str]) -> list[str]:
+        """Those of a ``used_by`` list whose project the client may use."""
+        return [url for url in urls if self.identity.may_use(project_of(url))]
 
     async def raw_body(self) -> bytes:
         """The whole body.

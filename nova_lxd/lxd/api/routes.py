@@ -20,7 +20,8 @@ Handler = Callable[[Request], Awaitable[web.StreamResponse]]
 @dataclass(frozen=True)
 class Route:
     """One endpoint: ``public`` ones answer untrusted clients too, ``local`` ones the socket only,
-    ``early`` ones while the daemon still starts (the others wait).
+    ``admin`` ones no restricted certificate, ``early`` ones while the daemon still starts (the
+    others wait).
     """
 
     method: str
@@ -28,6 +29,7 @@ class Route:
     handler: Handler
     public: bool = False
     local: bool = False
+    admin: bool = False
     early: bool = False
     body: type | None = None
 
@@ -46,6 +48,7 @@ def route(
     *,
     public: bool = False,
     local: bool = False,
+    admin: bool = False,
     early: bool = False,
     body: type | None = None,
 ) -> Callable[[Handler], Handler]:
@@ -53,12 +56,13 @@ def route(
 
     :param public: untrusted clients may call it; the handler decides what they see.
     :param local: only on the unix socket.
+    :param admin: not for certificates that are restricted to some projects.
     :param early: answered before the daemon is ready.
     :param body: the msgspec type of the JSON body, for the OpenAPI document.
     """
 
     def register(handler: Handler) -> Handler:
-        ROUTES.append(Route(method, path, handler, public, local, early, body))
+        ROUTES.append(Route(method, path, handler, public, local, admin, early, body))
         return handler
 
     return register

@@ -135,6 +135,8 @@ class Server:
             return envelope.error(403, "not authorized")
         if entry.local and not identity.local:
             return envelope.error(403, "not authorized")
+        if entry.admin and identity.restricted:
+            return envelope.error(403, "Certificate is restricted")
         if not entry.early:
             await self._services.ready.wait()
         return await entry.handler(Request(http, self._services, identity))

@@ -13,7 +13,6 @@ from nova_lxd.lxd.api.filters import apply_filter
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.db.storage import PoolRow
-from nova_lxd.lxd.errors import Forbidden
 
 
 class StoragePoolsPost(msgspec.Struct):
@@ -39,7 +38,7 @@ def _to_api(request: Request, row: PoolRow) -> dict[str, Any]:
         "description": row.description,
         "name": row.name,
         "driver": row.driver,
-        "used_by": storage.used_by(row.name),
+        "used_by": request.visible(storage.used_by(row.name)),
         "status": storage.status(row),
         "locations": ["none"],
     }
@@ -47,11 +46,6 @@ def _to_api(request: Request, row: PoolRow) -> dict[str, Any]:
 
 def _put_fields(row: PoolRow) -> list[Any]:
     return [row.name, row.driver, row.description, row.config]
-
-
-def _require_admin(request: Request) -> None:
-    if request.identity.restricted:
-        raise Forbidden("Changing storage pools failed: the client's certificate is restricted")
 
 
 def _all(request: Request) -> list[dict[str, Any]]:
@@ -70,10 +64,9 @@ async def get_storage_pools(request: Request) -> web.StreamResponse:
     return envelope.sync([f"/1.0/storage-pools/{item['name']}" for item in items])
 
 
-@route("POST", "/1.0/storage-pools", body=StoragePoolsPost)
+@route("POST", "/1.0/storage-pools", body=StoragePoolsPost, admin=True)
 async def post_storage_pools(request: Request) -> web.StreamResponse:
     """Create a storage pool."""
-    _require_admin(request)
     body = await request.body(StoragePoolsPost)
     await request.run(
         request.services.storage.create,
@@ -107,20 +100,19 @@ async def get_storage_pool_resources(request: Request) -> web.StreamResponse:
     )
 
 
-@route("PUT", "/1.0/storage-pools/{pool}", body=StoragePoolPut)
+@route("PUT", "/1.0/storage-pools/{pool}", body=StoragePoolPut, admin=True)
 async def put_storage_pool(request: Request) -> web.StreamResponse:
     """Replace a pool's description and config."""
     return await _change(request, merge=False)
 
 
-@route("PATCH", "/1.0/storage-pools/{pool}", body=StoragePoolPut)
+@route("PATCH", "/1.0/storage-pools/{pool}", body=StoragePoolPut, admin=True)
 async def patch_storage_pool(request: Request) -> web.StreamResponse:
     """Change some keys of a pool's config."""
     return await _change(request, merge=True)
 
 
 async def _change(request: Request, *, merge: bool) -> web.StreamResponse:
-    _require_admin(request)
     row = request.services.storage.row(request.path("pool"))
     request.check_etag(_put_fields(row))
     body = await request.body(StoragePoolPut)
@@ -132,9 +124,8 @@ async def _change(request: Request, *, merge: bool) -> web.StreamResponse:
     return envelope.sync()
 
 
-@route("DELETE", "/1.0/storage-pools/{pool}")
+@route("DELETE", "/1.0/storage-pools/{pool}", admin=True)
 async def delete_storage_pool(request: Request) -> web.StreamResponse:
     """Delete a pool that nothing uses."""
-    _require_admin(request)
     await request.run(request.services.storage.delete, request.path("pool"), request.requestor)
     return envelope.sync()

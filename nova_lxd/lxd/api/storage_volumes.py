@@ -117,18 +117,21 @@ def _all(request: Request, pool: str, project: str | None) -> list[dict[str, Any
     items = [
         _other_to_api("container", name, owner, f"/1.0/instances/{name}", created)
         for owner, name, created in db_storage.instances_on(services.db, pool)
-        if project in (None, owner)
+        if project in (None, owner) and request.identity.may_use(owner)
     ]
     items += [
         _other_to_api("image", fingerprint, owner, f"/1.0/images/{fingerprint}", 0)
         for fingerprint, owner in services.storage.image_volumes(pool).items()
+        if request.identity.may_use(owner)
     ]
     used_by = services.storage.volumes.used_by()
     volume_project = None if project is None else request.project_for("storage.volumes")
     for row in services.storage.volumes.all(pool):
+        if volume_project is None and not request.identity.may_use(row.project):
+            continue
         if volume_project in (None, row.project):
-            key = (row.pool, row.project, row.name)
-            items.append(_custom_to_api(row, used_by.get(key, [])))
+            urls = used_by.get((row.pool, row.project, row.name), [])
+            items.append(_custom_to_api(row, request.visible(urls)))
     return items
 
 
@@ -196,7 +199,8 @@ def _copy(request: Request, pool: str, project: str, body: VolumesPost) -> web.S
     source = body.source
     volumes = request.services.storage.volumes
     name, _, snapshot = source.name.partition("/")
-    row = volumes.get(source.pool or pool, source.project or project, name)
+    origin = request.project_for("storage.volumes", source.project)
+    row = volumes.get(source.pool or pool, origin, name)
     requestor = request.requestor
     op = request.services.operations.task(
         project,
@@ -295,9 +299,9 @@ async def post_volume(request: Request) -> web.StreamResponse:
     if body.migration:
         raise BadRequest("Moving custom volumes between servers is not supported; copy its files")
     services = request.services
-    pool, project = body.pool or row.pool, body.project or row.project
+    pool = body.pool or row.pool
+    project = request.project_for("storage.volumes", body.project)
     services.storage.row(pool)
-    services.projects.get(project)
     requestor = request.requestor
     if (pool, project) == (row.pool, row.project):
         await request.run(services.storage.volumes.rename, row, body.name, requestor)

@@ -38,7 +38,7 @@ def _to_api(warning: Warning) -> dict[str, Any]:
     }
 
 
-@route("GET", "/1.0/warnings")
+@route("GET", "/1.0/warnings", admin=True)
 async def get_warnings(request: Request) -> web.StreamResponse:
     """List the warnings."""
     project = request.query("project") or None
@@ -49,14 +49,14 @@ async def get_warnings(request: Request) -> web.StreamResponse:
     return envelope.sync([f"/1.0/warnings/{item['uuid']}" for item in items])
 
 
-@route("GET", "/1.0/warnings/{uuid}")
+@route("GET", "/1.0/warnings/{uuid}", admin=True)
 async def get_warning(request: Request) -> web.StreamResponse:
     """Show one warning."""
     return envelope.sync(_to_api(request.services.warnings.get(request.path("uuid"))))
 
 
-@route("PUT", "/1.0/warnings/{uuid}", body=WarningPut)
-@route("PATCH", "/1.0/warnings/{uuid}", body=WarningPut)
+@route("PUT", "/1.0/warnings/{uuid}", body=WarningPut, admin=True)
+@route("PATCH", "/1.0/warnings/{uuid}", body=WarningPut, admin=True)
 async def put_warning(request: Request) -> web.StreamResponse:
     """Acknowledge a warning, or make it new again."""
     body = await request.body(WarningPut)
@@ -64,7 +64,7 @@ async def put_warning(request: Request) -> web.StreamResponse:
     return envelope.sync()
 
 
-@route("DELETE", "/1.0/warnings/{uuid}")
+@route("DELETE", "/1.0/warnings/{uuid}", admin=True)
 async def delete_warning(request: Request) -> web.StreamResponse:
     """Forget a warning."""
     await request.run(request.services.warnings.delete, request.path("uuid"))

@@ -106,3 +106,8 @@ def used_by(db: Database) -> dict[str, list[str]]:
 def with_project(url: str, project: str) -> str:
     """LXD's form of a URL in ``used_by`` lists: the project is named unless it is default."""
     return url if project == "default" else f"{url}?project={project}"
+
+
+def project_of(url: str) -> str:
+    """The project of a URL that :func:`with_project` made."""
+    return url.partition("?project=")[2] or "default"
