@@ -54,6 +54,12 @@ class TooLarge(LXDError):
     status = 413
 
 
+class NotImplementedHere(LXDError):
+    """LXD knows a word for this, but the request asks for a form that no server offers."""
+
+    status = 501
+
+
 class NotReady(LXDError):
     """The daemon is starting or shutting down."""
 

@@ -63,6 +63,7 @@ async def post_aliases(request: Request) -> web.StreamResponse:
     images = request.services.images
 
     def work() -> None:
+        images.aliases.require_free(project, body.name)
         images.aliases.create(
             project,
             body.name,

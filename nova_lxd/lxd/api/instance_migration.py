@@ -14,7 +14,7 @@ from nova_lxd.lxd.api import envelope, instance_sources, instance_view
 from nova_lxd.lxd.api.migration_peer import Dialled, Progress, Rendezvous, WebSocketPeer
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
-from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.errors import BadRequest, NotImplementedHere
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.migration import sink as migration_sink
 from nova_lxd.lxd.instances.migration import source as migration_source
@@ -78,7 +78,7 @@ async def sink(request: Request, project: str, body: InstancesPost) -> web.Strea
     told = body.source
     svc = request.services.instances
     if told.mode not in ("pull", "push"):
-        raise BadRequest(f"Mode {told.mode[:32]!r} not implemented")
+        raise NotImplementedHere(f"Mode {told.mode[:32]!r} not implemented")
     if told.live:
         raise BadRequest(
             "Unable to perform container live migration. CRIU isn't installed on the destination"

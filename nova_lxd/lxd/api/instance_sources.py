@@ -144,6 +144,7 @@ async def _from_image(request: Request, project: str, body: InstancesPost) -> we
         raise BadRequest(
             "Must specify one of alias, fingerprint or properties for init from image"
         )
+    body.architecture = ""  # the image's counts, whatever the request says, as in LXD
     new = new_instance(project, body)
     image_project = services.images.project_for(project)
     requestor = request.requestor

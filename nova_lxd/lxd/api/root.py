@@ -53,7 +53,7 @@ async def get_server(request: Request) -> web.StreamResponse:
     """Show the server: everything to trusted clients, what it speaks to others."""
     if not request.trusted:
         return envelope.sync({**_BASE, "auth": "untrusted"})
-    project = request.project().name
+    project = request.project_name  # not checked for existence: LXD does not either
     config: Mapping[str, Any] = (
         {} if request.identity.restricted else request.services.config.shown()
     )

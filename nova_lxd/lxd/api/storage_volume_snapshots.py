@@ -40,6 +40,10 @@ class SnapshotPost(msgspec.Struct):
     name: str = ""
 
 
+def _url(row: VolumeRow) -> str:
+    return f"/1.0/storage-pools/{row.pool}/volumes/custom/{row.name}/snapshots"
+
+
 def _seconds(moment: datetime | None) -> float:
     """UNIX time; 0 for LXD's zero time and for none."""
     return 0.0 if moment is None or moment.year <= 1 else moment.timestamp()
@@ -69,8 +73,7 @@ async def get_snapshots(request: Request) -> web.StreamResponse:
     found = request.services.storage.volumes.snapshots(row)
     if request.recursion:
         return envelope.sync([_to_api(row, snapshot) for snapshot in found])
-    base = f"/1.0/storage-pools/{row.pool}/volumes/custom/{row.name}/snapshots"
-    return envelope.sync([with_project(f"{base}/{s.name}", row.project) for s in found])
+    return envelope.sync([with_project(f"{_url(row)}/{s.name}", row.project) for s in found])
 
 
 @route("POST", _BASE, body=SnapshotsPost)
@@ -86,6 +89,7 @@ async def post_snapshots(request: Request) -> web.StreamResponse:
         row.project,
         "Snapshotting storage volume",
         lambda _op: volumes.create_snapshot(row, name, expires, requestor),
+        resources={"storage_volume_snapshots": [f"{_url(row)}/{name}"]},
         requestor=requestor,
     )
     return envelope.operation(op)
@@ -131,6 +135,7 @@ async def post_snapshot(request: Request) -> web.StreamResponse:
         row.project,
         "Renaming storage volume snapshot",
         lambda _op: volumes.rename_snapshot(row, snapshot.name, body.name, requestor),
+        resources={"storage_volume_snapshots": [f"{_url(row)}/{snapshot.name}"]},
         requestor=requestor,
     )
     return envelope.operation(op)
@@ -147,6 +152,7 @@ async def delete_snapshot(request: Request) -> web.StreamResponse:
         row.project,
         "Deleting storage volume snapshot",
         lambda _op: volumes.delete_snapshot(row, snapshot.name, requestor),
+        resources={"storage_volume_snapshots": [f"{_url(row)}/{snapshot.name}"]},
         requestor=requestor,
     )
     return envelope.operation(op)

@@ -48,6 +48,12 @@ class Aliases:
             raise NotFound("Image alias not found")
         return alias
 
+    def require_free(self, project: str, name: str) -> None:
+        """:raises BadRequest: no name for an alias.  :raises Conflict: the name is taken."""
+        check_alias_name(name)
+        if db_images.get_alias(self._db, project, name):
+            raise Conflict(f'Alias "{name}" already exists')
+
     def create(
         self, project: str, name: str, fingerprint: str, description: str, requestor: Requestor
     ) -> None:
@@ -55,10 +61,8 @@ class Aliases:
 
         :raises Conflict: the name is taken.
         """
-        check_alias_name(name)
         with self._db.write():
-            if db_images.get_alias(self._db, project, name):
-                raise Conflict(f'Alias "{name}" already exists')
+            self.require_free(project, name)
             db_images.put_alias(self._db, project, name, fingerprint, description)
         self._tell("created", project, name, {"target": fingerprint}, requestor)
 
