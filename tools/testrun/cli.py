@@ -17,6 +17,8 @@ from testrun.parts import PARTS, Part
 from testrun.report import Result, read
 
 _LAST_LINES = 60
+# Not below the checkout: containers must be able to pass all directories above their files.
+CLOUD = Path("/var/lib/nova-lxd-tests")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,12 +87,15 @@ def _run_part(part: Part, venv: Path, artifacts: Path, *, whole: bool) -> Result
                 "python": str(venv / "bin/python"),
                 "bin": str(venv / "bin"),
                 "report": str(report),
+                "venv": str(venv),
                 "work": str(artifacts),
+                "cloud": str(CLOUD),
             }
             words = [word.format(**values) for word in command]
             start = stream.tell()
             deadline = part.minutes * 60 - (time.monotonic() - begun)
-            code = _run_command(words, part, venv, stream, deadline)
+            extra = {name: text.format(**values) for name, text in part.environment.items()}
+            code = _run_command(words, extra, venv, stream, deadline)
             result += read(part.name, words, code, report, log, start)
     result.seconds = time.monotonic() - begun
     print(result.line(), flush=True)
@@ -101,12 +106,12 @@ def _run_part(part: Part, venv: Path, artifacts: Path, *, whole: bool) -> Result
 
 
 def _run_command(
-    words: list[str], part: Part, venv: Path, stream: object, seconds: float
+    words: list[str], extra: dict[str, str], venv: Path, stream: object, seconds: float
 ) -> int:
     """One command in a session of its own; 124 when it ran out of time and was killed."""
     environment = {
         **os.environ,
-        **part.environment,
+        **extra,
         "PATH": f"{venv / 'bin'}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
         "PYTHONWARNINGS": "ignore",
     }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of the test run: what each runs in full, and the share of it that CI runs.
 
-A part's commands run in order; ``{python}`` is the environment's interpreter, ``{bin}`` its
-directory of programs, ``{report}`` the file for a JUnit report, ``{work}`` a scratch directory.
+A part's commands run in order, the later ones also when an earlier one failed; ``{venv}`` is the
+Python environment, ``{python}`` its interpreter, ``{bin}`` its directory of programs, ``{report}``
+the file for a JUnit report, ``{work}`` a scratch directory, ``{cloud}`` the state of the cloud.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ class Part:
     :param share: those of CI's share; the whole part when empty.
     :param minutes: time after which the part counts as failed.
     :param root: it makes containers, mounts and network namespaces.
-    :param always: run after the others even when one of them failed (cleans up).
     """
 
     name: str
@@ -35,6 +35,25 @@ class Part:
     def commands(self, whole: bool) -> tuple[Command, ...]:
         return self.full if whole or not self.share else self.share
 
+
+_FUNCTIONAL = (*_PYTEST, "-p", "no:cacheprovider", "--timeout=300")
+_OTHERS = (
+    "--ignore=nova_lxd/tests/functional/virt",
+    "--ignore=nova_lxd/tests/functional/packaging",
+)
+_BESIDE = ("{python}", "tools/testrun/beside.py", "--backend")
+_VIRT = "nova_lxd/tests/functional/virt"
+_ORACLE_SHARE = ("errors", "events", "exec", "profiles", "snapshots")
+_NOVA = ("{python}", "-m", "nova_lxd.tests.nova")
+_NOVA_SHARE = (
+    "LXDConnectionTestCase",
+    "LXDLoaderTestCase",
+    "test_create_and_rebuild_server",
+    "ServerSoftDeleteTests",
+    "InstanceActionsTestV221",
+    "ImagesTest",
+)
+_CLOUD = ("{python}", "quickstart", "--state", "{cloud}")
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -52,4 +71,70 @@ PARTS: tuple[Part, ...] = (
         (("{python}", "-m", "sphinx", "-q", "-W", "-b", "html", "doc/source", "{work}/html"),),
     ),
     Part("unit", "fast tests, no root, no programs", ((*_PYTEST, "nova_lxd/tests/unit"),)),
+    Part(
+        "packaging",
+        "wheel and editable installs in fresh environments",
+        ((*_FUNCTIONAL, "nova_lxd/tests/functional/packaging"),),
+    ),
+    Part(
+        "functional",
+        "the bundled daemon: real lxc, pylxd and containers",
+        ((*_FUNCTIONAL, "--backend=bundled", *_OTHERS, "nova_lxd/tests/functional"),),
+        minutes=25,
+        root=True,
+    ),
+    Part(
+        "oracle",
+        "the same tests against Debian's real LXD",
+        ((*_FUNCTIONAL, "--backend=lxd", *_OTHERS, "nova_lxd/tests/functional"),),
+        share=(
+            (
+                *_FUNCTIONAL,
+                "--backend=lxd",
+                *(f"nova_lxd/tests/functional/test_{name}.py" for name in _ORACLE_SHARE),
+            ),
+        ),
+        minutes=30,
+        root=True,
+    ),
+    Part(
+        "driver",
+        "the Nova driver on both back ends and both of Nova's concurrency backends",
+        tuple((*_BESIDE, backend, "--", *_FUNCTIONAL, _VIRT) for backend in ("bundled", "lxd")),
+        share=(
+            (*_BESIDE, "bundled", "--", *_FUNCTIONAL, _VIRT),
+            (*_BESIDE, "lxd", "--", *_FUNCTIONAL, f"{_VIRT}/test_life.py", "-k", "spawn"),
+        ),
+        minutes=20,
+        root=True,
+    ),
+    Part(
+        "nova",
+        "Nova's own functional tests on the driver with real containers",
+        ((*_BESIDE, "bundled", "--", "{python}", "-m", "nova_lxd.tests.nova"),),
+        share=(
+            (*_BESIDE, "bundled", "--", "{python}", "-m", "nova_lxd.tests.nova", *_NOVA_SHARE),
+        ),
+        minutes=40,
+        root=True,
+    ),
+    Part(
+        "cloud",
+        "a whole OpenStack: servers from outside, by API and ssh, then tempest",
+        (
+            (*_CLOUD, "up", "--venv", "{venv}"),
+            (*_PYTEST, "nova_lxd/tests/cloud", "--full"),
+            ("{python}", "tools/cloud/tempest", "--full"),
+            (*_CLOUD, "destroy"),
+        ),
+        share=(
+            (*_CLOUD, "up", "--venv", "{venv}"),
+            (*_PYTEST, "nova_lxd/tests/cloud"),
+            ("{python}", "tools/cloud/tempest"),
+            (*_CLOUD, "destroy"),
+        ),
+        minutes=45,
+        root=True,
+        environment={"NOVA_LXD_CLOUD": "{cloud}"},
+    ),
 )

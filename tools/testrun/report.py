@@ -42,9 +42,7 @@ class Result:
         return f"{self.name}: {said} in {self.seconds:.0f} s{extra}"
 
 
-def read(
-    name: str, words: list[str], code: int, report: Path, log: Path, start: int
-) -> Result:
+def read(name: str, words: list[str], code: int, report: Path, log: Path, start: int) -> Result:
     """The result of one command; ``start`` is where its output begins in the log."""
     result = Result(name)
     if report.exists():

@@ -44,9 +44,13 @@ def main(patterns: list[str]) -> int:
         chosen, excluded = suite.build(pattern)
         tests.addTest(chosen)
         left_out |= excluded
-    for name, reason in sorted(left_out.items()):
-        sys.stdout.write(f"excluded {name}: {reason}\n")
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(tests)
+    reasons = [reason for _test, reason in result.skipped] + list(left_out.values())
+    for reason in reasons:
+        sys.stdout.write(f"skipped: {reason}\n")
+    failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
+    passed = result.testsRun - failed - len(result.skipped)
+    sys.stdout.write(f"{passed} passed, {failed} failed, {len(reasons)} skipped\n")
     return 0 if result.wasSuccessful() else 1
 
 
