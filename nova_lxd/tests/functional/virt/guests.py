@@ -35,8 +35,8 @@ def read(driver: Any, instance: Any, path: str) -> bytes:
         return b"".join(pieces)
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
-    """Return the condition's first true value."""
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """Return the condition's first true value; patient, for machines that do other work too."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
