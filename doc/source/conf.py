@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "_ext"))
 
 project = "nova-lxd"
 copyright = "the nova-lxd developers"
-extensions = ["openstackdocstheme", "coverage_tables"]
+extensions = ["openstackdocstheme", "coverage_tables", "driver_tables"]
 html_theme = "openstackdocs"
 openstackdocs_repo_name = "openstack/nova-lxd"
 openstackdocs_auto_name = False
