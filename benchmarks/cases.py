@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from benchmarks.client import Connection, random_bytes
+from benchmarks.client import Connection, random_bytes, requests_per_second
 from benchmarks.subject import DIR_POOL, PROFILE, Subject
 
 Case = Callable[[Subject, float], None]
@@ -69,22 +68,8 @@ def server(subject: Subject, scale: float) -> None:
     with subject.connect() as api:
         api.request("GET", "/1.0")
         subject.times("GET /1.0", many(500, scale), lambda _i: api.request("GET", "/1.0"))
-    done = [0] * 8
-    seconds = 3 * max(scale, 0.3)
-
-    def hammer(slot: int) -> None:
-        with subject.connect() as api:
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                api.request("GET", "/1.0")
-                done[slot] += 1
-
-    threads = [threading.Thread(target=hammer, args=(slot,)) for slot in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    subject.add("GET /1.0, 8 connections", [sum(done) / seconds], "/s", smaller=False)
+    rate = requests_per_second(subject.socket, "/1.0", 8, 3 * max(scale, 0.3))
+    subject.add("GET /1.0, 8 connections", [rate], "/s", smaller=False)
 
 
 def lists(subject: Subject, scale: float) -> None:
@@ -163,10 +148,9 @@ def _first_byte(subject: Subject, api: Connection, name: str) -> None:
         stream = subject.websocket(target + fds["0"])
         while not stream.receive():
             pass
-    with control, stream:
-        while stream.receive():
-            pass
-    api.finish(envelope)
+    control.close()
+    stream.close()
+    api.json("GET", f"{envelope['operation']}/wait?timeout=5")
 
 
 def execs(subject: Subject, scale: float) -> None:

@@ -7,7 +7,10 @@ import base64
 import json
 import os
 import secrets
+import selectors
 import socket
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,12 @@ class BenchmarkError(RuntimeError):
 class Wire:
     """Buffered bytes of one connection."""
 
-    def __init__(self, path: Path, timeout: float = 120.0) -> None:
+    def __init__(self, path: Path, timeout: float = 60.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
         self.socket.connect(str(path))
         self._buffer = b""
+        self.count = 0
 
     def close(self) -> None:
         self.socket.close()
@@ -36,6 +40,7 @@ class Wire:
         got = self.socket.recv(_CHUNK)
         if not got:
             raise BenchmarkError("the daemon closed the connection")
+        self.count += len(got)
         return got
 
     def take(self, count: int) -> bytes:
@@ -61,6 +66,7 @@ class Connection:
 
     def __init__(self, path: Path) -> None:
         self._wire = Wire(path)
+        self.length = 0
 
     def __enter__(self) -> Connection:
         return self
@@ -71,7 +77,13 @@ class Connection:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: str = ""
     ) -> tuple[int, bytes]:
-        """Status and body of one request."""
+        """Status and body of one request; ``length`` is then that of the whole answer."""
+        self._wire.count = 0
+        status, answer = self._exchange(method, path, body, headers)
+        self.length = self._wire.count
+        return status, answer
+
+    def _exchange(self, method: str, path: str, body: bytes, headers: str) -> tuple[int, bytes]:
         head = f"{method} {path} HTTP/1.1\r\nHost: lxd\r\n{headers}"
         head += f"Content-Length: {len(body)}\r\n\r\n"
         self._wire.socket.sendall(head.encode() + body)
@@ -136,20 +148,26 @@ class WebSocket:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
         self._wire.close()
 
     def receive(self) -> bytes:
-        """The payload of the next frame; BenchmarkError when the server closes."""
-        first, second = self._wire.take(2)
-        length = second & 127
-        if length == 126:
-            length = int.from_bytes(self._wire.take(2), "big")
-        elif length == 127:
-            length = int.from_bytes(self._wire.take(8), "big")
-        payload = self._wire.take(length)
-        if first & 15 == _WEBSOCKET_CLOSE:
-            raise BenchmarkError("the daemon closed the WebSocket")
-        return payload
+        """The payload of the next data frame; BenchmarkError when the server closes."""
+        while True:
+            first, second = self._wire.take(2)
+            length = second & 127
+            if length == 126:
+                length = int.from_bytes(self._wire.take(2), "big")
+            elif length == 127:
+                length = int.from_bytes(self._wire.take(8), "big")
+            payload = self._wire.take(length)
+            if first & 15 == _WEBSOCKET_CLOSE:
+                raise BenchmarkError("the daemon closed the WebSocket")
+            if first & 15 < _WEBSOCKET_CLOSE:
+                return payload
 
 
 def multipart(parts: dict[str, Path]) -> tuple[bytes, str]:
@@ -174,6 +192,39 @@ def listener_pid(path: Path) -> int:
     finally:
         wire.close()
     return int.from_bytes(raw[:4], byteorder="little")
+
+
+def requests_per_second(path: Path, target: str, connections: int, seconds: float) -> float:
+    """How many GETs are answered, each connection asking again as soon as it has its answer.
+
+    One thread that only counts bytes: the answers are alike, so the first tells their length.
+    """
+    request = f"GET {target} HTTP/1.1\r\nHost: lxd\r\n\r\n".encode()
+    with Connection(path) as first:
+        _status, _body = first.request("GET", target)
+        length = first.length
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        missing = {}
+        for _ in range(connections):
+            wire = Wire(path)
+            stack.callback(wire.close)
+            selector.register(wire.socket, selectors.EVENT_READ)
+            wire.socket.sendall(request)
+            missing[wire.socket] = length
+        done = 0
+        began = time.perf_counter()
+        while (took := time.perf_counter() - began) < seconds:
+            for key, _events in selector.select(1.0):
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                missing[sock] -= len(sock.recv(_CHUNK))
+                if missing[sock] == 0:
+                    done += 1
+                    missing[sock] = length
+                    sock.sendall(request)
+                elif missing[sock] < 0:
+                    raise BenchmarkError(f"GET {target} gave answers of different lengths")
+    return done / took
 
 
 def random_bytes(count: int) -> bytes:

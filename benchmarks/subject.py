@@ -92,7 +92,10 @@ class Subject:
 
     def connect(self) -> Connection:
         """A fresh keep-alive connection."""
-        return Connection(self.socket)
+        connection = Connection(self.socket)
+        # LXD looks at the first byte of a connection before it accepts the next one.
+        connection.request("GET", "/")
+        return connection
 
     def websocket(self, target: str) -> WebSocket:
         """A fresh WebSocket."""
