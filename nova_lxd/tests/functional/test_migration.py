@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,33 @@ def prepare(daemon: Daemon, port: int) -> None:
     daemon.lxc("config", "set", "core.trust_password", PASSWORD)
 
 
+@contextmanager
+def paired(kinds: tuple[str, str], home: Path) -> Iterator[Pair]:
+    """Two servers of these back ends, furnished."""
+    with ExitStack() as undo:
+        one, two = (Daemon(kind, f"m{n}") for n, kind in enumerate(kinds))
+        undo.enter_context(one)
+        two.sandbox = one.sandbox
+        undo.callback(two.__exit__)
+        undo.callback(setattr, two, "sandbox", Sandbox("none"))
+        two.start()
+        both = Pair(one, two, home)
+        for name, daemon, port in zip(("one", "two"), (one, two), PORTS, strict=True):
+            prepare(daemon, port)
+            both.lxc(
+                "remote", "add", name, f"127.0.0.1:{port}", "--accept-certificate",
+                "--password", PASSWORD,
+            )  # fmt: skip
+        split = build_image("busybox", "metadata.tar.xz", "rootfs.squashfs")
+        one.lxc("image", "import", *map(str, split), "--alias", "busybox")
+        yield both
+
+
+def need_both(backend: str) -> None:
+    if backend == "lxd" or shutil.which("lxd") is None:
+        pytest.skip("this pairs the bundled daemon with real LXD, which must be installed")
+
+
 @pytest.fixture(scope="module", params=["same", "lxd-sends", "lxd-receives"])
 def pair(
     request: pytest.FixtureRequest, backend: str, tmp_path_factory: pytest.TempPathFactory
@@ -86,25 +113,9 @@ def pair(
         "lxd-sends": ("lxd", backend),
         "lxd-receives": (backend, "lxd"),
     }
-    if request.param != "same" and (backend == "lxd" or shutil.which("lxd") is None):
-        pytest.skip("this pairs the bundled daemon with real LXD, which must be installed")
-    with ExitStack() as undo:
-        one, two = (Daemon(kind, f"m{n}") for n, kind in enumerate(kinds[request.param]))
-        undo.enter_context(one)
-        two.sandbox = one.sandbox
-        undo.callback(two.__exit__)
-        undo.callback(setattr, two, "sandbox", Sandbox("none"))
-        two.start()
-        home = tmp_path_factory.mktemp("client")
-        both = Pair(one, two, home)
-        for name, daemon, port in zip(("one", "two"), (one, two), PORTS, strict=True):
-            prepare(daemon, port)
-            both.lxc(
-                "remote", "add", name, f"127.0.0.1:{port}", "--accept-certificate",
-                "--password", PASSWORD,
-            )  # fmt: skip
-        split = build_image("busybox", "metadata.tar.xz", "rootfs.squashfs")
-        one.lxc("image", "import", *map(str, split), "--alias", "busybox")
+    if request.param != "same":
+        need_both(backend)
+    with paired(kinds[request.param], tmp_path_factory.mktemp("client")) as both:
         yield both
 
 
@@ -459,6 +470,33 @@ def test_target_pool_too_small(servers: Pair) -> None:
     assert servers.two.get("/1.0/instances") == []
     assert nothing_left(servers.two) == []
     servers.lxc("storage", "delete", "two:tiny")
+
+
+def test_shifted_trees_of_real_lxd(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where LXD has no idmapped mounts its trees hold host ids; here they never do."""
+    need_both(backend)
+    monkeypatch.setenv("LXD_IDMAPPED_MOUNTS_DISABLE", "true")
+    with paired(("lxd", backend), tmp_path) as servers:
+        for here, there in (("dir", "dir"), ("btrfs", "btrfs"), ("btrfs", "dir")):
+            name = f"{here}-{there}"
+            servers.lxc("launch", "one:busybox", f"one:{name}", "-s", here)
+            servers.lxc("stop", "-f", f"one:{name}")
+            servers.lxc("snapshot", f"one:{name}", "s0")
+            before = servers.one.lxd_dir / f"storage-pools/{here}/containers/{name}/rootfs/bin"
+            # Otherwise this shows nothing.
+            assert servers.one.inside("stat", "-c", "%u", str(before)).stdout != "0\n"
+            for _twice in range(2):
+                servers.lxc("copy", f"one:{name}", f"two:{name}", "-s", there, "--refresh")
+            top = servers.two.lxd_dir / f"storage-pools/{there}"
+            for tree in ("containers", "containers-snapshots"):
+                tail = f"{name}/s0" if tree.endswith("snapshots") else name
+                tops = servers.two.inside("stat", "-c", "%u", f"{top}/{tree}/{tail}/rootfs/bin")
+                assert tops.stdout == "0\n"
+            servers.lxc("restore", f"two:{name}", "s0")
+            servers.lxc("start", f"two:{name}")
+            assert servers.two.exec(name, "stat", "-c", "%u", "/bin/busybox") == "0"
 
 
 def test_within_one_server(servers: Pair) -> None:

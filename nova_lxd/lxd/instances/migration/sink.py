@@ -198,16 +198,17 @@ def _transfer(
     by_rsync = kind.name == rsync.RSYNC.name
     twice = offer.criu == CRIU_NONE and by_rsync
     transport = peer.transport(sends=by_rsync, receives=True)
-    driver.receive(volume, Transfer(kind, names, refresh, not twice), transport)
+    ids = idmap_of(offer.idmap)
+    # Trees are kept with the ids that their guests see.
+    finish = (lambda tree: shift.unshift(tree / ROOTFS, ids)) if ids else None
+    transfer = Transfer(kind, names, refresh, not twice, finish=finish)
+    driver.receive(volume, transfer, transport)
     if not refresh:
         undo.callback(driver.delete_volume, volume)
     if twice:
-        driver.receive(volume, Transfer(kind, (), True, True), transport)
+        again = replace(transfer, snapshots=(), refresh=True, final=True)
+        driver.receive(volume, again, transport)
     peer.finish()
-    ids = idmap_of(offer.idmap)
-    if ids:
-        for tree in (*(driver.mount_snapshot(volume.at(n)) for n in names), driver.path(volume)):
-            shift.unshift(tree / ROOTFS, ids)
 
 
 def _refreshed(svc: Instances, wanted: Arrival, peer: Peer) -> Instance:

@@ -16,7 +16,7 @@ from nova_lxd.lxd.storage import rsync
 from nova_lxd.lxd.storage.copying import run_mortal
 from nova_lxd.lxd.storage.drivers import btrfs_ioctl as ioctl
 from nova_lxd.lxd.storage.drivers.generic import space_errors
-from nova_lxd.lxd.storage.drivers.interface import MigrationType, Transfer, Transport
+from nova_lxd.lxd.storage.drivers.interface import Filler, MigrationType, Transfer, Transport
 from nova_lxd.lxd.storage.drivers.tree_stream import TreeStreams
 from nova_lxd.lxd.storage.volume import ContentType, Volume
 
@@ -148,9 +148,24 @@ class BtrfsStreams(TreeStreams):
                 undo.callback(self._forget, volume.at(name) if name else volume)
             if any(entry.snapshot not in wanted for entry in entries):
                 raise BadRequest(f"The sender sends more snapshots of {volume} than agreed")
+            # Not before: each stream builds upon the snapshot before it as that was sent.
+            if transfer.finish is not None:
+                for part in (*(volume.at(name) for name in transfer.snapshots), volume):
+                    self._finish(self.path(part), transfer.finish)
             with space_errors(f"Receiving {volume}", self.root):
                 self.limit_tree(self.path(volume), volume.size)
             undo.pop_all()
+
+    @staticmethod
+    def _finish(path: Path, finish: Filler) -> None:
+        """Let a tree be changed that may be read-only, with what is nested in it."""
+        trees = [path, *(path / below for below in ioctl.nested(path))]
+        frozen = [tree for tree in trees if ioctl.is_readonly(tree)]
+        for tree in frozen:
+            ioctl.set_readonly(tree, False)
+        finish(path)
+        for tree in frozen:
+            ioctl.set_readonly(tree, True)
 
     def _forget(self, volume: Volume) -> None:
         if volume.snapshot is None:

@@ -80,7 +80,8 @@ class Transfer:
 
     ``snapshots`` are names, oldest first; ``refresh`` says that the target exists and only what
     differs is wanted; ``final`` that the instance is stopped and this is the last pass;
-    ``bwlimit`` is in bytes per second, 0 for none.
+    ``bwlimit`` is in bytes per second, 0 for none.  ``finish`` is what the receiver does to each
+    tree, snapshots too, once all of it is there (LXD may send trees with shifted ids).
     """
 
     type: MigrationType
@@ -88,6 +89,7 @@ class Transfer:
     refresh: bool = False
     final: bool = False
     bwlimit: int = 0
+    finish: Filler | None = None
 
 
 class Driver(ABC):

@@ -10,7 +10,7 @@ from pathlib import Path
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.storage import rsync
 from nova_lxd.lxd.storage.drivers.generic import TreeDriver, space_errors
-from nova_lxd.lxd.storage.drivers.interface import MigrationType, Transfer, Transport
+from nova_lxd.lxd.storage.drivers.interface import Filler, MigrationType, Transfer, Transport
 from nova_lxd.lxd.storage.volume import ContentType, Volume
 
 
@@ -42,20 +42,24 @@ class TreeStreams(TreeDriver):
             for name in transfer.snapshots:
                 rsync.receive(tree, transport.stream(), features)
                 snapshot = volume.at(name)
-                self._keep_as_snapshot(tree, snapshot)
+                self._keep_as_snapshot(tree, snapshot, transfer.finish)
                 if not transfer.refresh:
                     undo.callback(self.delete_snapshot, snapshot)
             with space_errors(f"Receiving {volume}", tree):
                 rsync.receive(tree, transport.stream(), features, final=transfer.final)
+            if transfer.finish is not None:
+                transfer.finish(tree)
             if tree != self.path(volume):
                 self.seal(tree, volume)
                 tree.rename(self.path(volume))
             undo.pop_all()
 
-    def _keep_as_snapshot(self, tree: Path, snapshot: Volume) -> None:
+    def _keep_as_snapshot(self, tree: Path, snapshot: Volume, finish: Filler | None) -> None:
         path = self.vacant(snapshot)
         with self.staged() as stage:
             self.clone_tree(tree, stage)
+            if finish is not None:
+                finish(stage)
             stage.rename(path)
         self.freeze_tree(path)
 
