@@ -265,6 +265,14 @@ class WebSocketPeer:
         self._pump = asyncio.create_task(self._run(sends, receives))
         if self._failure is not None:
             self._pump.cancel()
+            return
+        # What came right after the headers is the peer's verdict already.
+        early = []
+        while not self._messages.empty():
+            early.append(self._messages.get_nowait())
+        for message in early:
+            if message is not None:
+                self._arrived(message)
 
     async def _finished(self) -> None:
         assert self._pump is not None
