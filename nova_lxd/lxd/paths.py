@@ -147,6 +147,10 @@ class Paths:
     def instance_run(self, project: str, name: str) -> Path:
         return self.run / storage_name(project, name)
 
+    def pause_note(self, project: str, name: str) -> Path:
+        """Is there while the daemon itself holds a running instance still."""
+        return self.instance_run(project, name) / "paused"
+
     def rootfs_mount(self, project: str, name: str) -> Path:
         """Where the idmapped root file system of a running instance is mounted."""
         return self.instance_run(project, name) / "rootfs"

@@ -28,10 +28,11 @@ from nova_lxd.lxd.host.idmap import Idmap
 from nova_lxd.lxd.images.decompress import decompressed
 from nova_lxd.lxd.images.formats import detect
 from nova_lxd.lxd.images.tarstream import TarStream
-from nova_lxd.lxd.instances import backupindex, create, intents, naming, snapshots, volumes
+from nova_lxd.lxd.instances import backupindex, create, naming, verbs, volumes
 from nova_lxd.lxd.instances.backupindex import Index
 from nova_lxd.lxd.instances.create import NewInstance
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.stillness import still
 from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.storage import pack
 from nova_lxd.lxd.storage.copying import equal_tree, remove_tree
@@ -157,7 +158,7 @@ def _write(svc: Instances, inst: Instance, wanted: Wanted, algorithm: str, out: 
         entries = [_INDEX, "backup/container"]
         if described:
             entries.insert(1, "backup/snapshots")
-        with snapshots.still(svc, inst, record.pool):
+        with still(svc, inst, record.pool):
             pack.write([pack.Source(top, tuple(entries))], algorithm, out)
 
 
@@ -267,7 +268,7 @@ def restore(svc: Instances, wanted: Import, index: Index) -> Instance:
     expanded = create.validate(svc, new)
     privileged = is_true(expanded.config.get("security.privileged"))
     with ExitStack() as undo:
-        record = create.insert(svc, new, expanded, intents.CREATE)
+        record = create.insert(svc, new, expanded, verbs.CREATE)
         undo.callback(db_instances.delete, svc.ctx.db, record.id)
         pool = svc.ctx.storage.get(record.pool)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=svc.ctx.paths.backups) as scratch:

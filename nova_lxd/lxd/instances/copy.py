@@ -18,6 +18,7 @@ from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.instances import create, snapshots, verbs, volumes
 from nova_lxd.lxd.instances.create import NewInstance
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.stillness import still
 from nova_lxd.lxd.storage.volume import Volume
 
 if TYPE_CHECKING:
@@ -140,9 +141,7 @@ def _copy_volume(
 ) -> None:
     pool = svc.ctx.storage.get(record.pool)
     origin = svc.ctx.storage.get(source.pool)
-    quiet = (
-        nullcontext() if wanted.snapshot else snapshots.still(svc, wanted.source, source.pool)
-    )
+    quiet = nullcontext() if wanted.snapshot else still(svc, wanted.source, source.pool)
     with quiet:
         pool.copy_from(volume, origin, source_volume, [s.name for s in going], progress)
 
@@ -183,7 +182,7 @@ def _refresh(svc: Instances, wanted: Copy, target: Instance) -> Instance:
         missing = [s for s in going if s.name not in have]
         pool = svc.ctx.storage.get(record.pool)
         origin = svc.ctx.storage.get(source.pool)
-        with snapshots.still(svc, wanted.source, source.pool):
+        with still(svc, wanted.source, source.pool):
             pool.refresh_from(
                 volumes.of_record(record), origin, source_volume, [s.name for s in missing]
             )

@@ -23,7 +23,6 @@ LOG = logging.getLogger(__name__)
 __all__ = ["CREATE", "DELETE", "MOVE", "RENAME", "RESTORE", "settle", "settle_snapshot"]
 
 
-
 def settle(svc: Instances, inst: Instance, record: InstanceRecord) -> None:
     """Settle an instance's intent; a half-made or half-deleted one is gone afterwards."""
     if not record.intent:

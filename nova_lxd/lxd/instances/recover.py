@@ -12,7 +12,7 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.errors import LXDError
 from nova_lxd.lxd.host.cgroups import Cgroup
 from nova_lxd.lxd.host.idmap import Idmap
-from nova_lxd.lxd.instances import delete, intents, start, stop
+from nova_lxd.lxd.instances import delete, intents, start, stillness, stop
 from nova_lxd.lxd.instances.instance import Instance
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def recover(svc: Instances) -> None:
     for record in records:
         inst = instances[record.id]
         try:
+            stillness.recover(svc, inst)
             intents.settle(svc, inst, record)
             if svc.by_id(inst.id) is not None:
                 _settle_state(svc, inst, record)

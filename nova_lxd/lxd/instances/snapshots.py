@@ -7,8 +7,7 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from nova_lxd.lxd.db.snapshots import SnapshotRecord
 from nova_lxd.lxd.errors import BadRequest, Conflict
 from nova_lxd.lxd.instances import naming, start, stop, timespan, verbs, volumes
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.stillness import still
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
@@ -26,26 +26,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 # What a restore leaves as it is: the instance's identity, not the state of its content.
 _KEPT_AT_RESTORE = ("volatile.uuid",)
-
-
-@contextmanager
-def still(svc: Instances, inst: Instance, pool: str) -> Iterator[None]:
-    """Keep an instance's files from changing where the pool needs that for a consistent copy."""
-    if not inst.is_running or inst.frozen:
-        yield
-        return
-    if svc.ctx.storage.get(pool).info.running_copy_safe:
-        yield
-        return
-    group = svc.cgroup(inst)
-    if group is None:
-        yield
-        return
-    group.freeze()
-    try:
-        yield
-    finally:
-        group.thaw()
 
 
 def create(

@@ -16,6 +16,9 @@ from nova_lxd.tests.functional.daemon import Daemon
 from nova_lxd.tests.functional.sandbox import wait_for
 
 ADDRESS = "127.0.0.1:8443"
+# LXD 5.0.2 looks at the project of the request only, not at the one that the body names, and
+# shows operations of any project; here a restricted client gets neither.
+LXD_LETS_THROUGH = "LXD 5.0.2 does not refuse this"
 
 
 class Restricted:
@@ -103,7 +106,9 @@ def test_own_project_is_open(mine: Restricted) -> None:
         "/1.0/networks", "/1.0/operations", "/1.0/metrics",
     ],
 )  # fmt: skip
-def test_other_projects_are_closed(mine: Restricted, path: str) -> None:
+def test_other_projects_are_closed(server: Daemon, mine: Restricted, path: str) -> None:
+    if server.backend == "lxd" and path == "/1.0/operations":
+        pytest.skip(LXD_LETS_THROUGH)
     assert mine.api("GET", f"{path}?project=other")[0] in (403, 404)
 
 
@@ -131,8 +136,8 @@ def test_other_projects_are_closed(mine: Restricted, path: str) -> None:
 def test_refused(
     server: Daemon, mine: Restricted, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
-    if server.backend == "lxd" and "volumes" in path:
-        pytest.skip("LXD 5.0.2 checks the project of the request only")
+    if server.backend == "lxd" and body and '"other"' in json.dumps(body):
+        pytest.skip(LXD_LETS_THROUGH)
     assert mine.api(method, path, body)[0] in (403, 404)
 
 
@@ -156,7 +161,7 @@ def test_used_by_leaves_the_others_out(mine: Restricted) -> None:
 def test_join_tokens_stay_secret(server: Daemon, mine: Restricted) -> None:
     """Neither the list of operations nor the events give one away: it may be unrestricted."""
     if server.backend == "lxd":
-        pytest.skip("LXD 5.0.2 shows them to every client of the default project")
+        pytest.skip(LXD_LETS_THROUGH)
     listener = mine.events(6, "project=mine&type=operation,logging")
     wait_for(lambda: "events" in json.dumps(server.sandbox.processes()), "the listener")
     server.lxc("config", "trust", "add", "--name", "friend")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -174,3 +176,31 @@ def test_scheduled_snapshots(daemon: Daemon, guest: str) -> None:
         timeout=75,
         interval=1,
     )
+
+
+def test_guest_frozen_for_a_snapshot_runs_on_after_a_kill(own: Daemon) -> None:
+    """A dir pool's snapshot freezes the guest; the next daemon thaws it, and no user's pause."""
+    if own.backend == "lxd":
+        pytest.skip("LXD leaves the guest frozen")
+    for name in ("busy", "resting"):
+        own.lxc("launch", "busybox", name)
+    own.lxc("pause", "resting")
+    own.exec("busy", "dd", "if=/dev/zero", "of=/root/large", "bs=1M", "count=400")
+    note = own.lxd_dir / "run" / "busy" / "paused"
+    snapshot = threading.Thread(
+        target=own.lxc, args=("snapshot", "busy", "s0"), kwargs={"check": False}
+    )
+    snapshot.start()
+    wait_for(note.exists, "the pause", interval=0.001)
+    own.stop(signal.SIGKILL)
+    snapshot.join()
+    assert note.exists()
+    own.start()
+    assert own.status("busy") == "Running"
+    assert own.exec("busy", "echo", "alive") == "alive"
+    assert own.status("resting") == "Frozen"
+    assert not note.exists()
+    assert own.instance_snapshots("busy") == []
+    own.lxc("snapshot", "busy", "s0")
+    own.lxc("start", "resting")
+    assert own.exec("resting", "echo", "alive") == "alive"
