@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def autostart(svc: Instances) -> None:
                 if not inst.is_running:
                     start.start(svc, inst)
                     svc.announce("instance-started", inst)
-        except LXDError as exc:
+        except (LXDError, OSError, sqlite3.Error) as exc:  # one that cannot must not stop the rest
             LOG.error("Starting %s at boot failed: %s", inst, exc)
             svc.ctx.warnings.warn(
                 _WARNING, str(exc), project=inst.project, entity_url=record.url, severity="low"

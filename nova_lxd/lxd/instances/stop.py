@@ -39,7 +39,7 @@ def stop(svc: Instances, inst: Instance) -> None:
 
     :raises BadRequest: it does not run.
     """
-    current = _claim(inst)
+    current = _claim(svc, inst)
     trace = Trace(f"stop of {inst}")
     try:
         _signal_end(inst, current)
@@ -78,7 +78,7 @@ def shutdown(svc: Instances, inst: Instance, timeout: float | None) -> None:
     :raises BadRequest: it does not run.
     :raises InternalError: it still runs when the time is over; it goes on then.
     """
-    current = _claim(inst)
+    current = _claim(svc, inst)
     try:
         if inst.frozen:
             svc.thaw_processes(inst)
@@ -118,9 +118,14 @@ def _signal_end(inst: Instance, current: Running) -> None:
         cgroups.thaw_process(current.init)
 
 
-def _claim(inst: Instance) -> Running:
+def _claim(svc: Instances, inst: Instance) -> Running:
     current = inst.running
     if current is None:
+        # A start whose undo could not be written is still on record; nobody wants it at boot.
+        if svc.record(inst).config.get("volatile.last_state.power") == "RUNNING":
+            db_instances.set_config(
+                svc.ctx.db, inst.id, {"volatile.last_state.power": "STOPPED"}
+            )
         raise BadRequest("The instance is already stopped")
     inst.claimed = True
     return current
@@ -170,8 +175,10 @@ def cleanup(
     trace.step("root")
     changes["volatile.last_state.power"] = "STOPPED"
     changes.update(svc.stop_changes(record))
-    db_instances.set_config(ctx.db, inst.id, changes)
-    svc.forget_running(inst)
+    try:
+        db_instances.set_config(ctx.db, inst.id, changes)
+    finally:
+        svc.forget_running(inst)
     processors.rebalance(svc)
     trace.step("record")
     trace.done()
