@@ -18,6 +18,8 @@ from nova_lxd.tests.faults.worker import FILE
 from nova_lxd.tests.functional.daemon import Daemon
 
 _QUIET_SECONDS = 60.0
+# A daemon that just came up may start what should run.
+_SETTLE_SECONDS = 10.0
 # LXD keeps these at the top of every pool.
 _KINDS = ("containers", "containers-snapshots", "custom", "custom-snapshots", "images")
 
@@ -33,12 +35,24 @@ class Audit:
         self._instances: dict[str, Any] = {}
 
     def run(self) -> list[str]:
-        """Compare everything."""
+        """Compare everything; what still starts or ends by itself is given time to settle."""
         self._operations()
+        unsettled = self.findings
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            self.findings = []
+            self._host()
+            if not self.findings or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        self.findings += unsettled
+        self._acknowledged()
+        return self.findings
+
+    def _host(self) -> None:
         self._instances = {
             each["name"]: each for each in self._daemon.get("/1.0/instances?recursion=2")
         }
-        self._acknowledged()
         self._database()
         self._pool()
         self._files()
@@ -47,7 +61,6 @@ class Audit:
         self._mounts()
         self._cgroups()
         self._loops()
-        return self.findings
 
     def _same(self, what: str, found: Iterable[str], wanted: Iterable[str]) -> None:
         have, want = sorted(found), sorted(wanted)
