@@ -133,6 +133,7 @@ def _operation(
             meeting.connect,
             resources=resources,
             metadata=meeting.secrets,
+            on_cancel=_not_begun,
             requestor=request.requestor,
         )
         return envelope.operation(op)
@@ -153,13 +154,23 @@ def _operation(
             asyncio.run_coroutine_threadsafe(dialled.close(), loop).result()
 
     op = operations.task(
-        project, description, connect_and_work, resources=resources, requestor=request.requestor
+        project,
+        description,
+        connect_and_work,
+        resources=resources,
+        on_cancel=_not_begun,
+        requestor=request.requestor,
     )
     return envelope.operation(op)
 
 
+def _not_begun() -> None:
+    """Cancel an operation that has not begun to connect: it looks before it does."""
+
+
 async def _meet(op: Operation, name: str, way: Rendezvous | Dialled) -> WebSocketPeer:
     """Connect, or be connected to; from then on the operation can be cancelled."""
+    op.check_cancelled()
     connecting = asyncio.ensure_future(way.sockets())
     loop = asyncio.get_running_loop()
 
@@ -167,6 +178,8 @@ async def _meet(op: Operation, name: str, way: Rendezvous | Dialled) -> WebSocke
         loop.call_soon_threadsafe(connecting.cancel)
 
     op.on_cancel(give_up)
+    if op.cancel_requested.is_set():
+        connecting.cancel()
     try:
         control, fs = await connecting
     except asyncio.CancelledError:

@@ -314,7 +314,7 @@ def test_secrets_and_certificates_are_checked(servers: Pair) -> None:
     servers.lxc("init", "one:busybox", "one:c1")
     one, two = servers.one, servers.two
     operation = one.api("POST", "/1.0/instances/c1", migrate_body()).metadata
-    assert operation["class"] == "websocket"
+    assert operation["class"] == "websocket" and operation["may_cancel"] is True
     assert sorted(operation["metadata"]) == ["control", "fs"]
     good = pull_body(one, PORTS[0], operation)
     other = {**good["source"], "certificate": (two.lxd_dir / "server.crt").read_text()}
