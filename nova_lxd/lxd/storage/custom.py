@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,12 @@ from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.storage import VolumeRow, VolumeSnapshotRow
 from nova_lxd.lxd.devices.interface import CustomVolume
-from nova_lxd.lxd.errors import BadRequest, Conflict, NotFound
+from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import ActionLocks
 from nova_lxd.lxd.schema.configkeys import is_true
+from nova_lxd.lxd.storage import custom_intents
+from nova_lxd.lxd.storage.custom_intents import volume_of
 from nova_lxd.lxd.storage.pool import Pool, validate_volume
 from nova_lxd.lxd.storage.sizes import parse_size
 from nova_lxd.lxd.storage.volume import ContentType, Volume, VolumeType, custom_name
@@ -28,12 +30,6 @@ LOG = logging.getLogger(__name__)
 _PATIENCE = 30.0
 
 Key = tuple[str, str, str]  # pool, project, volume
-
-
-def volume_of(row: VolumeRow) -> Volume:
-    """The stored volume as its pool's driver knows it."""
-    name = custom_name(row.project, row.name)
-    return Volume(VolumeType.CUSTOM, name, None, ContentType(row.content_type), row.config)
 
 
 def check_name(name: str) -> None:
@@ -67,20 +63,25 @@ class CustomVolumes:
         """Finish or undo what a killed daemon had begun on a pool's volumes."""
         driver = self._pool(pool).driver
         for row in db_storage.volumes(self._db, pool):
-            if row.intent in ("creating", "deleting"):
-                LOG.info("Removing half-made custom volume %s of pool %s", row.name, pool)
-                driver.delete_volume(volume_of(row))
-                db_storage.delete_volume(self._db, row.id)
+            try:
+                custom_intents.settle(self._db, driver, row)
+            except (LXDError, OSError):
+                # One broken volume must not keep the daemon from serving the others.
+                LOG.exception("Recovering custom volume %s of pool %s failed", row.name, pool)
 
     # -- look-ups ------------------------------------------------------------------------------
 
     def all(self, pool: str | None = None) -> list[VolumeRow]:
-        return [row for row in db_storage.volumes(self._db, pool) if row.intent != "creating"]
+        return [
+            row
+            for row in db_storage.volumes(self._db, pool)
+            if row.intent != custom_intents.CREATE
+        ]
 
     def get(self, pool: str, project: str, name: str) -> VolumeRow:
         """:raises NotFound: the pool has no such volume in the project."""
         row = db_storage.volume(self._db, pool, project, name)
-        if row is None or row.intent == "creating":
+        if row is None or row.intent == custom_intents.CREATE:
             raise NotFound("Storage volume not found")
         return row
 
@@ -143,8 +144,9 @@ class CustomVolumes:
         config: Mapping[str, str],
         requestor: Mapping[str, Any],
         fill: Callable[[Pool, Volume], None] | None = None,
+        snapshots: Sequence[VolumeSnapshotRow] = (),
     ) -> VolumeRow:
-        """Make a volume, empty unless ``fill`` makes its content.
+        """Make a volume, empty unless ``fill`` makes its content and ``snapshots``.
 
         :raises BadRequest: bad name, content type or config.  :raises Conflict: it exists.
         """
@@ -164,7 +166,14 @@ class CustomVolumes:
                 raise Conflict("Volume by that name already exists")
             config_now = dict(volume.config)
             row_id = db_storage.create_volume(
-                self._db, pool, project, name, description, content.value, config_now, "creating"
+                self._db,
+                pool,
+                project,
+                name,
+                description,
+                content.value,
+                config_now,
+                custom_intents.CREATE,
             )
             undo.callback(db_storage.delete_volume, self._db, row_id)
             if fill is None:
@@ -172,6 +181,8 @@ class CustomVolumes:
             else:
                 fill(opened, volume)
             undo.callback(opened.driver.delete_volume, volume)
+            for snapshot in snapshots:
+                db_storage.put_volume_snapshot(self._db, replace(snapshot, volume_id=row_id))
             db_storage.set_volume_intent(self._db, row_id, "")
             undo.pop_all()
         self._announce("storage-volume-created", pool, project, name, requestor)
@@ -201,19 +212,18 @@ class CustomVolumes:
             target_pool.copy_from(volume, origin, content, [s.name for s in wanted])
 
         inherited = {k: v for k, v in source.config.items() if not k.startswith("volatile.")}
-        row = self.create(
-            pool,
-            project,
-            name,
-            description or source.description,
-            source.content_type,
-            {**inherited, **config},
-            requestor,
-            fill,
-        )
-        for snapshot in wanted:
-            db_storage.put_volume_snapshot(self._db, replace(snapshot, volume_id=row.id))
-        return row
+        with self._hold(source, "copy"):
+            return self.create(
+                pool,
+                project,
+                name,
+                description or source.description,
+                source.content_type,
+                {**inherited, **config},
+                requestor,
+                fill,
+                wanted,
+            )
 
     def update(
         self,
@@ -235,7 +245,13 @@ class CustomVolumes:
     def rename(self, row: VolumeRow, new: str, requestor: Mapping[str, Any]) -> None:
         """:raises BadRequest: it is in use.  :raises Conflict: the name is taken."""
         check_name(new)
-        with self._hold(row, "rename"), ExitStack() as undo:
+        new_key = (row.pool, row.project, new)
+        with (
+            self._hold(row, "rename"),
+            self._locks.hold(new_key, "rename", f"volume {new!r}"),
+            self._intent(row, f"{custom_intents.RENAME}:{new}"),
+            ExitStack() as undo,
+        ):
             self._refuse_in_use(row)
             if db_storage.volume(self._db, row.pool, row.project, new):
                 raise Conflict("Volume by that name already exists")
@@ -264,7 +280,7 @@ class CustomVolumes:
         """:raises BadRequest: an instance or profile uses it."""
         with self._hold(row, "delete"):
             self._refuse_in_use(row)
-            db_storage.set_volume_intent(self._db, row.id, "deleting")
+            db_storage.set_volume_intent(self._db, row.id, custom_intents.DELETE)
             self._pool(row.pool).driver.delete_volume(volume_of(row))
             db_storage.delete_volume(self._db, row.id)
         self._announce("storage-volume-deleted", row.pool, row.project, row.name, requestor)
@@ -273,9 +289,26 @@ class CustomVolumes:
         if self.used_by().get((row.pool, row.project, row.name)):
             raise BadRequest("The storage volume is still in use")
 
-    def _hold(self, row: VolumeRow, action: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def _hold(self, row: VolumeRow, action: str) -> Iterator[None]:
+        """Do ``action`` on a volume, alone.
+
+        :raises NotFound: it was deleted or renamed meanwhile.
+        """
         key = (row.pool, row.project, row.name)
-        return self._locks.hold(key, action, f"volume {row.name!r}", _PATIENCE)
+        with self._locks.hold(key, action, f"volume {row.name!r}", _PATIENCE):
+            if self.get(*key).id != row.id:
+                raise NotFound("Storage volume not found")
+            yield
+
+    @contextmanager
+    def _intent(self, row: VolumeRow, intent: str) -> Iterator[None]:
+        """Have the next daemon settle what the block does, should this one be killed in it."""
+        db_storage.set_volume_intent(self._db, row.id, intent)
+        try:
+            yield
+        finally:
+            db_storage.set_volume_intent(self._db, row.id, "")
 
     # -- snapshots -----------------------------------------------------------------------------
 
@@ -287,23 +320,28 @@ class CustomVolumes:
             number += 1
         return f"snap{number}"
 
+    def _require_free(self, row: VolumeRow, name: str) -> None:
+        if any(snapshot.name == name for snapshot in self.snapshots(row)):
+            raise Conflict("Snapshot by that name already exists")
+
     def create_snapshot(
         self, row: VolumeRow, name: str, expires_at: float, requestor: Mapping[str, Any]
     ) -> None:
         """:raises Conflict: the name is taken."""
         check_name(name)
-        with self._hold(row, "snapshot"), ExitStack() as undo:
-            if any(s.name == name for s in self.snapshots(row)):
-                raise Conflict("Snapshot by that name already exists")
-            volume = volume_of(row).at(name)
-            driver = self._pool(row.pool).driver
-            driver.create_snapshot(volume)
-            undo.callback(driver.delete_snapshot, volume)
-            db_storage.put_volume_snapshot(
-                self._db,
-                VolumeSnapshotRow(row.id, name, "", dict(row.config), time.time(), expires_at),
-            )
-            undo.pop_all()
+        volume = volume_of(row).at(name)
+        driver = self._pool(row.pool).driver
+        with self._hold(row, "snapshot"):
+            self._require_free(row, name)
+            intent = f"{custom_intents.CREATE_SNAPSHOT}:{name}"
+            with self._intent(row, intent), ExitStack() as undo:
+                driver.create_snapshot(volume)
+                undo.callback(driver.delete_snapshot, volume)
+                new = VolumeSnapshotRow(
+                    row.id, name, "", dict(row.config), time.time(), expires_at
+                )
+                db_storage.put_volume_snapshot(self._db, new)
+                undo.pop_all()
         self._announce_snapshot("created", row, name, requestor)
 
     def update_snapshot(
@@ -325,16 +363,17 @@ class CustomVolumes:
     ) -> None:
         """:raises Conflict: the name is taken."""
         check_name(new)
-        with self._hold(row, "rename snapshot"), ExitStack() as undo:
+        volume = volume_of(row)
+        driver = self._pool(row.pool).driver
+        with self._hold(row, "rename snapshot"):
             self.snapshot(row, name)
-            if any(s.name == new for s in self.snapshots(row)):
-                raise Conflict("Snapshot by that name already exists")
-            driver = self._pool(row.pool).driver
-            volume = volume_of(row)
-            driver.rename_snapshot(volume.at(name), new)
-            undo.callback(driver.rename_snapshot, volume.at(new), name)
-            db_storage.rename_volume_snapshot(self._db, row.id, name, new)
-            undo.pop_all()
+            self._require_free(row, new)
+            intent = f"{custom_intents.RENAME_SNAPSHOT}:{name}/{new}"
+            with self._intent(row, intent), ExitStack() as undo:
+                driver.rename_snapshot(volume.at(name), new)
+                undo.callback(driver.rename_snapshot, volume.at(new), name)
+                db_storage.rename_volume_snapshot(self._db, row.id, name, new)
+                undo.pop_all()
         self._announce_snapshot("renamed", row, new, requestor)
 
     def restore_snapshot(self, row: VolumeRow, name: str, requestor: Mapping[str, Any]) -> None:
@@ -348,14 +387,16 @@ class CustomVolumes:
                 raise BadRequest(
                     "Cannot restore a custom volume that is used by running instances"
                 )
-            self._pool(row.pool).driver.restore_snapshot(volume_of(row).at(name))
+            with self._intent(row, f"{custom_intents.RESTORE}:{name}"):
+                self._pool(row.pool).driver.restore_snapshot(volume_of(row).at(name))
         self._announce("storage-volume-restored", row.pool, row.project, row.name, requestor)
 
     def delete_snapshot(self, row: VolumeRow, name: str, requestor: Mapping[str, Any]) -> None:
         with self._hold(row, "delete snapshot"):
             self.snapshot(row, name)
-            self._pool(row.pool).driver.delete_snapshot(volume_of(row).at(name))
-            db_storage.delete_volume_snapshot(self._db, row.id, name)
+            with self._intent(row, f"{custom_intents.DELETE_SNAPSHOT}:{name}"):
+                self._pool(row.pool).driver.delete_snapshot(volume_of(row).at(name))
+                db_storage.delete_volume_snapshot(self._db, row.id, name)
         self._announce_snapshot("deleted", row, name, requestor)
 
     # -- events --------------------------------------------------------------------------------
