@@ -41,7 +41,7 @@ def commands(program: str) -> Iterator[tuple[str, list[str]]]:
         text = page.read_text(encoding="utf-8")
         for pattern in (call, substituted):
             for match in pattern.finditer(text):
-                words = re.split(r"\s[#|<]\s", match.group(1))[0].replace("\\\n", " ")
+                words = re.split(r"\s(?:[#|<]\s|&$)", match.group(1))[0].replace("\\\n", " ")
                 yield str(page.relative_to(REPOSITORY)), words.split()
 
 
