@@ -9,6 +9,8 @@ from cloud.services import Probe, Service
 # How long an upload may stand still; uwsgi's own 4 seconds are less than compressing one chunk
 # of an image takes on a busy machine.
 UPLOAD_PAUSE_SECONDS = 120
+# The largest chunk of an upload; uwsgi's own limit of 1 MiB refuses what nova sends of a snapshot.
+UPLOAD_CHUNK_BYTES = 64 << 20
 
 
 def api(
@@ -28,6 +30,7 @@ def api(
         "--lazy-apps", "--die-on-term", "--need-app", "--thunder-lock", "--buffer-size", "65535",
         "--add-header", "Connection: close", "--http-chunked-input",
         "--chunked-input-timeout", str(UPLOAD_PAUSE_SECONDS),
+        "--chunked-input-limit", str(UPLOAD_CHUNK_BYTES),
         "--hook-master-start", "unix_signal:15 gracefully_kill_them_all",
         "--worker-reload-mercy", "10", "--procname-prefix-spaced", name, *extra,
     ]
