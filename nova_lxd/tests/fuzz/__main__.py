@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fuzz the API of a live daemon: no 500, no traceback, no death.
+
+The document is the daemon's own (nova_lxd.lxd.api.openapi); variable parts of paths are taken from
+what exists, so that requests get past "not found".  Prints "N passed, N failed, N skipped", where
+one operation of the document counts one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nova_lxd.tests.functional.conftest import furnish
+from nova_lxd.tests.functional.daemon import REPOSITORY, Daemon
+from nova_lxd.tests.fuzz.proxy import Proxy
+
+# Not one request with one answer, or the end of the daemon by design.
+_LEFT_OUT = re.compile(r"^/internal/|/events$|/websocket$|/wait$")
+_NAMES = ("c1", "c2", "default", "lxdbr0", "busybox", "s0", "no-such-thing")
+_VERBS = ("get", "put", "post", "patch", "delete", "head")
+_TRACEBACK = re.compile(r"^Traceback |failed unexpectedly", re.M)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, narrowed to what can be fuzzed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nova_lxd.lxd.api.openapi"],
+        check=True,
+        capture_output=True,
+        cwd=REPOSITORY,
+    )
+    spec: dict[str, Any] = json.loads(done.stdout)
+    spec["paths"] = {p: item for p, item in spec["paths"].items() if not _LEFT_OUT.search(p)}
+    for item in spec["paths"].values():
+        for part in (item, *(item[verb] for verb in _VERBS if verb in item)):
+            for parameter in part.get("parameters", ()):
+                if parameter.get("in") == "path":
+                    parameter["schema"] = {"type": "string", "enum": list(_NAMES)}
+    return spec
+
+
+def operations(spec: dict[str, Any]) -> int:
+    """How many the document has."""
+    return sum(verb in item for item in spec["paths"].values() for verb in _VERBS)
+
+
+def prepare(daemon: Daemon) -> None:
+    """Something of every kind to be hit."""
+    furnish(daemon)
+    daemon.lxc("launch", "busybox", "c1")
+    daemon.lxc("init", "busybox", "c2")
+    daemon.lxc("snapshot", "c2", "s0")
+    daemon.lxc("storage", "volume", "create", "default", "s0")
+
+
+def failures(output: str) -> set[str]:
+    """The operations for which schemathesis printed a failure."""
+    return set(re.findall(r"^_+ ((?:GET|PUT|POST|PATCH|DELETE|HEAD) \S+) _+$", output, re.M))
+
+
+def fuzz(daemon: Daemon, spec: Path, seconds: int, seed: int) -> subprocess.CompletedProcess[str]:
+    """Run schemathesis for about that long."""
+    program = Path(sys.executable).with_name("schemathesis")
+    with Proxy(daemon.socket) as proxy:
+        return subprocess.run(
+            [
+                str(program if program.exists() else shutil.which("schemathesis")),
+                "run",
+                str(spec),
+                f"--url={proxy.url}",
+                "--checks=not_a_server_error",
+                "--phases=coverage,fuzzing",
+                f"--max-time={seconds}",
+                "--max-examples=20",
+                "--continue-on-failure",
+                "--request-timeout=20",
+                "--suppress-health-check=all",
+                "--warnings=off",
+                "--no-color",
+                f"--seed={seed}",
+            ],
+            capture_output=True,
+            text=True,
+            env=daemon.environment,
+            cwd=spec.parent,
+            check=False,
+        )
+
+
+def main() -> int:
+    """Fuzz; 1 when something was found."""
+    parser = argparse.ArgumentParser(prog="nova_lxd.tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=90)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", type=Path, help="keep the daemon's log here")
+    args = parser.parse_args()
+    with Daemon("bundled", "fuzz") as daemon:
+        prepare(daemon)
+        spec = daemon.home / "openapi.json"
+        narrowed = document()
+        spec.write_text(json.dumps(narrowed), encoding="utf-8")
+        pid = daemon.pid
+        done = fuzz(daemon, spec, args.seconds, args.seed)
+        log = daemon.log.read_text(encoding="utf-8", errors="replace")
+        alive = daemon.api("GET", "/1.0").status == 200 and daemon.pid == pid
+        if args.log:
+            args.log.write_text(log, encoding="utf-8")
+    print(done.stdout, done.stderr, sep="")
+    tracebacks = len(_TRACEBACK.findall(log))
+    print(f"tracebacks in the log: {tracebacks}; the daemon is {'alive' if alive else 'DEAD'}")
+    failed = len(failures(done.stdout)) + bool(tracebacks) + (not alive)
+    if done.returncode != 0 and not failed:
+        failed = 1
+    print(f"{max(0, operations(narrowed) - failed)} passed, {failed} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
