@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directives that print the Nova driver's own tables; they need oslo.config and not Nova.
+"""Directives that print the driver's and the tests' own tables; they need no Nova.
 
 ``.. lxd-options::`` lists every option of nova.conf's section ``[lxd]``, ``.. support-matrix::
-FILE`` a support matrix, one section per row (see ``reference/support-matrix.ini``).
+FILE`` a support matrix, one section per row (see ``reference/support-matrix.ini``), and
+``.. test-parts::`` the parts of ``./runtests``.
 """
 
 from __future__ import annotations
@@ -71,7 +72,18 @@ class SupportMatrix(SphinxDirective):
         return [table(("Row", "Feature", "libvirt, KVM x86", "this driver", "Note"), rows)]
 
 
+class TestParts(SphinxDirective):
+    """What ./runtests runs, part by part."""
+
+    def run(self) -> list[nodes.Node]:
+        from testrun.parts import PARTS
+
+        rows = [(part.name, part.doc, "share" if part.share else "all") for part in PARTS]
+        return [table(("Part", "What it does", "Without --full"), rows)]
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.add_directive("lxd-options", LxdOptions)
     app.add_directive("support-matrix", SupportMatrix)
+    app.add_directive("test-parts", TestParts)
     return {"parallel_read_safe": True}
