@@ -19,3 +19,4 @@ openstackdocs_pdf_link = False
 exclude_patterns = ["_ext"]
 root_doc = "index"
 nitpicky = False
+smartquotes = False  # options begin with two dashes

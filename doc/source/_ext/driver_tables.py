@@ -78,8 +78,8 @@ class TestParts(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         from testrun.parts import PARTS
 
-        rows = [(part.name, part.doc, "share" if part.share else "all") for part in PARTS]
-        return [table(("Part", "What it does", "Without --full"), rows)]
+        rows = [(part.name, part.doc, "a share" if part.share else "all") for part in PARTS]
+        return [table(("Part", "What it does", "CI runs"), rows)]
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -128,6 +128,16 @@ def test_every_option_has_a_help() -> None:
     assert [option.name for option in conf.ALL_OPTS if not option.help] == []
 
 
+def test_sample_file_has_every_option_and_no_other() -> None:
+    pytest.importorskip("oslo_config", reason="the options need oslo.config")
+    from nova_lxd.virt import conf
+
+    sample = (REPOSITORY / "etc/nova/nova-lxd.conf.sample").read_text(encoding="utf-8")
+    assert set(re.findall(r"^#?(\w+) = ", sample, re.MULTILINE)) == {
+        option.name for option in conf.ALL_OPTS
+    }
+
+
 def test_every_extra_spec_is_documented_and_no_other() -> None:
     page = (DOCS / "reference/flavors.rst").read_text(encoding="utf-8")
     flags = constant("nova_lxd/virt/extra_specs.py", "FLAGS")
