@@ -15,9 +15,9 @@ from typing import ClassVar, Protocol
 
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host.idmap import Idmap
+from nova_lxd.lxd.host.netlink import Interface, IPAddress
 from nova_lxd.lxd.network import values
 from nova_lxd.lxd.network.interface import Network
-from nova_lxd.lxd.network.netlink import Interface, IPAddress
 from nova_lxd.lxd.paths import Paths, storage_name
 from nova_lxd.lxd.schema.configkeys import KeyTable
 

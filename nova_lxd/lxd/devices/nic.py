@@ -13,9 +13,9 @@ from dataclasses import replace
 from nova_lxd.lxd.devices import nic_rules
 from nova_lxd.lxd.devices.interface import Device, Nic, RunConfig, Volatile
 from nova_lxd.lxd.errors import BadRequest, Conflict
+from nova_lxd.lxd.host.netlink import Link, Netlink
 from nova_lxd.lxd.network import firewall, links, values
 from nova_lxd.lxd.network import values as v
-from nova_lxd.lxd.network.netlink import Link, Netlink
 from nova_lxd.lxd.schema.configkeys import Key, KeyTable
 
 _DECLARED = (

@@ -18,10 +18,10 @@ from nova_lxd.lxd.devices.nic import (
     subnet,
 )
 from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.network import links, values
 from nova_lxd.lxd.network.interface import HostEntry, Network
 from nova_lxd.lxd.network.leases import AUTO
-from nova_lxd.lxd.network.netlink import Netlink
 from nova_lxd.lxd.paths import DEFAULT_PROJECT
 
 _FILTERS = ("security.mac_filtering", "security.ipv4_filtering", "security.ipv6_filtering")

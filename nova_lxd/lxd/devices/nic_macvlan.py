@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from nova_lxd.lxd.devices.interface import Nic, RunConfig, Volatile
 from nova_lxd.lxd.devices.nic import key_table
 from nova_lxd.lxd.devices.nic_vlan import VlanParentNic
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.network import links
-from nova_lxd.lxd.network.netlink import Netlink
 
 
 class MacvlanNic(VlanParentNic):

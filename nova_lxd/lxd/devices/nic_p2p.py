@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 from nova_lxd.lxd.devices.interface import RunConfig
 from nova_lxd.lxd.devices.nic import LIMITS, ROUTES, VethNic, key_table, subnet
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.network import values
-from nova_lxd.lxd.network.netlink import Netlink
 
 
 class P2PNic(VethNic):

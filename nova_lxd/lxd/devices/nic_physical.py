@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from nova_lxd.lxd.devices.interface import Nic, RunConfig, Volatile
 from nova_lxd.lxd.devices.nic import key_table
 from nova_lxd.lxd.devices.nic_vlan import VlanParentNic
+from nova_lxd.lxd.host.netlink import Link, Netlink
 from nova_lxd.lxd.network import links
-from nova_lxd.lxd.network.netlink import Link, Netlink
 
 LOG = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from nova_lxd.lxd.devices import nic_rules
 from nova_lxd.lxd.devices.interface import Nic, RunConfig, Volatile
 from nova_lxd.lxd.devices.nic import LIMITS, ROUTES, VethNic, address_keys, key_table, subnet
 from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.host.netlink import IPAddress, Link, Netlink
+from nova_lxd.lxd.host.netlink_records import RT_TABLE_MAIN
 from nova_lxd.lxd.network import links, values
-from nova_lxd.lxd.network.netlink import IPAddress, Link, Netlink
-from nova_lxd.lxd.network.netlink_records import RT_TABLE_MAIN
 
 _FAMILIES = ("ipv4", "ipv6")
 _GATEWAYS = {"ipv4": "169.254.0.1", "ipv6": "fe80::1"}

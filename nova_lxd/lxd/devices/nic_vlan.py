@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 from nova_lxd.lxd.devices.nic import NicDevice
 from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.host.netlink import Link, Netlink
 from nova_lxd.lxd.network import links
-from nova_lxd.lxd.network.netlink import Link, Netlink
 
 _ALIAS = "nova-lxd vlan "
 

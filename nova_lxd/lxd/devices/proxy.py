@@ -20,6 +20,7 @@ from nova_lxd.lxd.devices.nodes import encode
 from nova_lxd.lxd.devices.proxy_address import ProxyAddress
 from nova_lxd.lxd.devices.unix import octal_mode
 from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.network import firewall
 from nova_lxd.lxd.network import values as v
@@ -32,7 +33,6 @@ from nova_lxd.lxd.network.firewall import (
     field_of,
     match,
 )
-from nova_lxd.lxd.network.netlink import Netlink
 from nova_lxd.lxd.schema.configkeys import KeyTable
 
 _WILDCARDS = {"ipv4": "0.0.0.0", "ipv6": "::"}

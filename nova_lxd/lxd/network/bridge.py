@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from nova_lxd.lxd.errors import BadRequest, Conflict, InternalError
+from nova_lxd.lxd.host.netlink import Interface, Link, Netlink
+from nova_lxd.lxd.host.netlink_records import RTPROT_STATIC
 from nova_lxd.lxd.network import bridge_rules, dnsmasq, firewall, leases, links, values
 from nova_lxd.lxd.network.bridge_keys import KEYS
 from nova_lxd.lxd.network.interface import HostEntry, Lease, Network, NetworkState
-from nova_lxd.lxd.network.netlink import Interface, Link, Netlink
-from nova_lxd.lxd.network.netlink_records import RTPROT_STATIC
 from nova_lxd.lxd.paths import Paths, split_storage_name
 
 LOG = logging.getLogger(__name__)

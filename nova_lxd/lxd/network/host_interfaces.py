@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nova_lxd.lxd.host.netlink import Link, Netlink
 from nova_lxd.lxd.network import links
 from nova_lxd.lxd.network.interface import NetworkState
-from nova_lxd.lxd.network.netlink import Link, Netlink
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nova_lxd.lxd.network.netlink import Counters
+from nova_lxd.lxd.host.netlink import Counters
+from nova_lxd.lxd.host.netstate import AddressState
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,6 @@ class Lease:
     address: str
     kind: str
     project: str = ""
-
-
-@dataclass(frozen=True)
-class StateAddress:
-    """One address of an interface (LXD API: NetworkStateAddress)."""
-
-    family: str
-    address: str
-    netmask: str
-    scope: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class BridgeState:
 class NetworkState:
     """What the kernel says of an interface (LXD API: NetworkState); ``state`` is up or down."""
 
-    addresses: Sequence[StateAddress]
+    addresses: Sequence[AddressState]
     counters: Counters
     hwaddr: str
     mtu: int

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nova_lxd.lxd.errors import Conflict
+from nova_lxd.lxd.host.netlink import IPAddress
 from nova_lxd.lxd.network.interface import HostEntry
-from nova_lxd.lxd.network.netlink import IPAddress
 
 AUTO = "auto"
 """The address of a HostEntry that asks for a free one out of the DHCP range."""

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nova_lxd.lxd.errors import NotFound
+from nova_lxd.lxd.host.netlink import Link, Netlink
+from nova_lxd.lxd.host.netstate import address_state
 from nova_lxd.lxd.host.run import run
-from nova_lxd.lxd.network.interface import BridgeState, NetworkState, StateAddress
-from nova_lxd.lxd.network.netlink import Interface, Link, Netlink
+from nova_lxd.lxd.network.interface import BridgeState, NetworkState
 
 _SYSCTL = Path("/proc/sys/net")
 
@@ -132,31 +133,17 @@ def state(name: str) -> NetworkState:
         link = nl.find(name)
         if link is None:
             raise NotFound(f"Network interface {name!r} not found")
-        addresses = [
-            StateAddress(
-                family="inet" if item.interface.version == 4 else "inet6",
-                address=str(item.interface.ip),
-                netmask=str(item.interface.network.prefixlen),
-                scope=_scope(item.interface),
-            )
-            for item in nl.addresses(link.index)
-        ]
+        addresses = [address_state(item) for item in nl.addresses(link.index)]
         bridge = _bridge_state(nl, link) if link.kind == "bridge" else None
     return NetworkState(
         addresses=addresses,
         counters=link.counters,
-        hwaddr="" if link.hardware == "loopback" else link.address,
+        hwaddr=link.hwaddr,
         mtu=link.mtu,
         state="up" if link.up else "down",
         kind=link.hardware,
         bridge=bridge,
     )
-
-
-def _scope(interface: Interface) -> str:
-    if interface.ip.is_loopback:
-        return "local"
-    return "link" if interface.ip.is_link_local else "global"
 
 
 def _bridge_state(nl: Netlink, link: Link) -> BridgeState:

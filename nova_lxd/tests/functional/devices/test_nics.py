@@ -16,9 +16,9 @@ import pytest
 from nova_lxd.lxd.devices import live, load
 from nova_lxd.lxd.devices.interface import Device, Host, InstanceView, Nic, RunConfig
 from nova_lxd.lxd.errors import BadRequest, Conflict
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.network import firewall, links
 from nova_lxd.lxd.network.bridge import Bridge
-from nova_lxd.lxd.network.netlink import Netlink
 from nova_lxd.lxd.paths import Paths
 from nova_lxd.tests.functional.network.host import Guest
 from nova_lxd.tests.unit.devices.fakes import make_host, view

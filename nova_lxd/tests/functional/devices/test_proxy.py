@@ -21,9 +21,9 @@ import pytest
 
 from nova_lxd.lxd.devices import load, proxy_process
 from nova_lxd.lxd.devices.interface import Device
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.host.run import ProgramError
 from nova_lxd.lxd.network import firewall, links
-from nova_lxd.lxd.network.netlink import Netlink
 from nova_lxd.lxd.paths import Paths
 from nova_lxd.tests.functional.network.host import Guest
 from nova_lxd.tests.unit.devices.fakes import make_host, view

@@ -13,6 +13,7 @@ import pytest
 
 from nova_lxd.lxd.host import netstate
 from nova_lxd.lxd.host.run import run
+from nova_lxd.lxd.network import links
 from nova_lxd.tests.functional.host.conftest import Lab
 
 
@@ -37,7 +38,8 @@ def test_empty_container_has_a_loopback(lab: Lab) -> None:
 def test_a_nic_moves_in_and_back(lab: Lab, veth: tuple[str, str]) -> None:
     outer, inner = veth
     running = lab.start("c1")
-    netstate.move_in(inner, running.init, "eth0", hwaddr="00:16:3e:01:02:03", mtu=1400)
+    run(["ip", "link", "set", inner, "address", "00:16:3e:01:02:03", "mtu", "1400"])
+    links.move_in(inner, running.init, "eth0")
     assert inner not in netstate.of_host()
     lab.exec("c1", "ip", "link", "set", "eth0", "up")
     lab.exec("c1", "ip", "addr", "add", "10.9.8.7/24", "dev", "eth0")
@@ -47,7 +49,7 @@ def test_a_nic_moves_in_and_back(lab: Lab, veth: tuple[str, str]) -> None:
     )  # fmt: skip
     assert nic.host_index == netstate.of_host()[outer].index
     assert netstate.AddressState("inet", "10.9.8.7", "24", "global") in nic.addresses
-    netstate.move_out(running.init, "eth0", inner)
+    assert links.take_back(running.init, "eth0", inner)
     assert inner in netstate.of_host()
     assert list(netstate.of_process(running.init)) == ["lo"]
 
@@ -55,10 +57,10 @@ def test_a_nic_moves_in_and_back(lab: Lab, veth: tuple[str, str]) -> None:
 def test_errors_are_told_by_number(lab: Lab, veth: tuple[str, str]) -> None:
     running = lab.start("c1")
     with pytest.raises(OSError) as error:
-        netstate.move_in("nonesuch0", running.init, "eth0")
+        links.move_in("nonesuch0", running.init, "eth0")
     assert error.value.errno == errno.ENODEV
     with pytest.raises(OSError) as error:
-        netstate.move_in(veth[1], running.init, "lo")
+        links.move_in(veth[1], running.init, "lo")
     assert error.value.errno == errno.EEXIST
     running.kill()
     with pytest.raises(ProcessLookupError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nova_lxd.lxd.host import syscalls
-from nova_lxd.lxd.network.netlink import Netlink
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.paths import Paths
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from nova_lxd.lxd.errors import BadRequest, Conflict
+from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.network import firewall, links
 from nova_lxd.lxd.network.bridge import Bridge
 from nova_lxd.lxd.network.interface import HostEntry, Lease
-from nova_lxd.lxd.network.netlink import Netlink
 from nova_lxd.lxd.paths import Paths
 from nova_lxd.tests.functional.network.host import Guest
 

@@ -45,7 +45,7 @@ RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
 RTPROT_BOOT, RTPROT_STATIC = 3, 4
 NDA_DST, NTF_PROXY = 1, 8
 
-IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
+IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_POINTOPOINT = 0x1, 0x2, 0x8, 0x10
 
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
@@ -56,12 +56,16 @@ IFADDR = struct.Struct("=BBBBI")
 RTMSG = struct.Struct("=BBBBBBBBI")
 NDMSG = struct.Struct("=BxxxiHBB")
 _ATTR = struct.Struct("=HH")
-_ARPHRD_TYPES = {1: "broadcast", 772: "loopback", 65534: "point-to-point", 768: "point-to-point"}
+_HARDWARE = (
+    (IFF_LOOPBACK, "loopback"),
+    (IFF_POINTOPOINT, "point-to-point"),
+    (IFF_BROADCAST, "broadcast"),
+)
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Traffic of one interface since it was made, seen from the host's side."""
+    """Traffic of one interface since it was made, seen from the interface."""
 
     bytes_received: int = 0
     bytes_sent: int = 0
@@ -78,7 +82,8 @@ class Link:
     """One network interface; ``kind`` is the driver ("veth", "bridge", …) or "" for hardware.
 
     ``link`` is the index of the lower device or of the veth peer; it is an index of the namespace
-    ``link_netnsid`` when that is not None.
+    ``link_netnsid`` when that is not None.  ``hardware`` is broadcast, loopback, point-to-point or
+    unknown.
     """
 
     index: int
@@ -99,6 +104,11 @@ class Link:
     def up(self) -> bool:
         return bool(self.flags & IFF_UP)
 
+    @property
+    def hwaddr(self) -> str:
+        """The hardware address as LXD shows it: "" for a loopback, and where it is no MAC."""
+        return "" if self.hardware == "loopback" or len(self.address) != 17 else self.address
+
 
 @dataclass(frozen=True)
 class BridgeSettings:
@@ -117,6 +127,13 @@ class Address:
 
     index: int
     interface: Interface
+
+    @property
+    def scope(self) -> str:
+        """LXD's word for how far the address reaches: global, link or local."""
+        if self.interface.ip.is_loopback:
+            return "local"
+        return "link" if self.interface.ip.is_link_local else "global"
 
 
 @dataclass(frozen=True)
@@ -193,7 +210,7 @@ def raise_for(data: bytes, flags: int, what: str) -> None:
 
 
 def link_of(data: bytes) -> Link:
-    _, hardware, index, flags, _ = IFINFO.unpack_from(data)
+    _, _, index, flags, _ = IFINFO.unpack_from(data)
     attrs = attributes(data[IFINFO.size :])
 
     def number(kind: int) -> int:
@@ -213,7 +230,7 @@ def link_of(data: bytes) -> Link:
         link=number(IFLA_LINK),
         kind=_string(info.get(IFLA_INFO_KIND, b"")),
         operstate=OPERSTATES[state] if state < len(OPERSTATES) else "unknown",
-        hardware=_ARPHRD_TYPES.get(hardware, "unknown"),
+        hardware=next((name for flag, name in _HARDWARE if flags & flag), "unknown"),
         link_netnsid=struct.unpack("=i", netnsid)[0] if netnsid else None,
         alias=_string(attrs.get(IFLA_IFALIAS, b"")),
         counters=Counters(
