@@ -90,7 +90,7 @@ class Settings:
         except ValueError as error:
             raise CloudError(
                 f"{layout.settings} does not hold settings: {error}.",
-                remedy="restore the file, or remove the cloud with: quickstart destroy --force",
+                remedy="restore the file, or remove the cloud with: quickstart destroy",
             ) from error
         hosts = [HostRecord(**host) for host in data.pop("hosts", [])]
         return cls(hosts=hosts, **data)

@@ -19,7 +19,7 @@ from nova_lxd.lxd.api import envelope, tls
 from nova_lxd.lxd.api.auth import identify
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import ROUTES, Route
-from nova_lxd.lxd.errors import BadRequest, LXDError
+from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
 from nova_lxd.lxd.services import Services
 
 LOG = logging.getLogger(__name__)
@@ -65,6 +65,21 @@ class Server:
         self._unix_socket = self._bind_unix(self._services.paths.socket)
         await web.SockSite(self._runner, self._unix_socket, backlog=512).start()
 
+    def _gid(self) -> int:
+        """The group that may use the socket.
+
+        :raises InternalError: there is no such group.
+        """
+        if not self._group:
+            return 0
+        try:
+            return grp.getgrnam(self._group).gr_gid
+        except KeyError as exc:
+            raise InternalError(
+                f"Opening the unix socket failed: there is no group {self._group!r}; make it with "
+                "groupadd, or name another with --group"
+            ) from exc
+
     def _bind_unix(self, path: Path) -> socket.socket:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
@@ -75,7 +90,7 @@ class Server:
             sock.bind(str(path))
         finally:
             os.umask(previous)
-        gid = grp.getgrnam(self._group).gr_gid if self._group else 0
+        gid = self._gid()
         os.chown(path, 0, gid)
         path.chmod(0o660)
         sock.setblocking(False)
