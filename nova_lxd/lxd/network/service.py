@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Protocol
 
 from nova_lxd.lxd.db import networks as db_networks
@@ -24,6 +25,9 @@ from nova_lxd.lxd.warnings import Warnings
 LOG = logging.getLogger(__name__)
 TYPES: dict[str, type[Bridge]] = {"bridge": Bridge}
 _WARNING = "Network unavailable"
+_PENDING = "Pending"
+# Held while a network chooses its subnets, so that two new ones do not choose the same.
+_SUBNETS = ("subnets",)
 
 
 class NetworkUsers(Protocol):
@@ -53,19 +57,28 @@ class Networks:
 
     def start(self) -> None:
         """Bring up every network; one that fails becomes a warning, not a failed start-up."""
-        for row in self.all():
-            url = f"/1.0/networks/{row.name}"
-            try:
-                if row.status == "Pending":  # the daemon died while it was made
-                    self._open(row).delete()
-                    db_networks.delete(self._db, row.project, row.name)
-                    continue
-                self._open(row).start()
-            except (LXDError, OSError) as exc:
-                LOG.error("Starting network %s failed: %s", row.name, exc)
-                self._warnings.warn(_WARNING, str(exc), entity_url=url, severity="high")
-            else:
-                self._warnings.resolve(_WARNING, entity_url=url)
+        rows = self.all()
+        # What a killed daemon was making goes first: it may hold the subnet of one that stays.
+        for row in rows:
+            if row.status == _PENDING:
+                self._settle(row, self._discard)
+        for row in rows:
+            if row.status != _PENDING:
+                self._settle(row, lambda row: self._open(row).start())
+
+    def _discard(self, row: NetworkRow) -> None:
+        self._open(row).delete()
+        db_networks.delete(self._db, row.project, row.name)
+
+    def _settle(self, row: NetworkRow, act: Callable[[NetworkRow], None]) -> None:
+        url = f"/1.0/networks/{row.name}"
+        try:
+            act(row)
+        except (LXDError, OSError) as exc:
+            LOG.error("Starting network %s failed: %s", row.name, exc)
+            self._warnings.warn(_WARNING, str(exc), entity_url=url, severity="high")
+        else:
+            self._warnings.resolve(_WARNING, entity_url=url)
 
     def stop(self) -> None:
         """Take every network off the host; no instance runs any more."""
@@ -124,7 +137,27 @@ class Networks:
             raise BadRequest(f"Unknown network type {kind!r}: this server has {', '.join(TYPES)}")
         with self._locks.hold(name), ExitStack() as undo:
             if db_networks.get(self._db, project, name):
-                raise Conflict("The network already exists")
+                raise BadRequest("The network already exists")
+            row = self._reserve(project, name, network_class, description, config)
+            undo.callback(db_networks.delete, self._db, project, name)
+            network = self._open(row)
+            network.create()
+            undo.callback(network.delete)
+            network.start()
+            db_networks.update(self._db, project, name, description, row.config, "Created")
+            undo.pop_all()
+        self._announce("network-created", project, name, requestor)
+
+    def _reserve(
+        self,
+        project: str,
+        name: str,
+        network_class: type[Bridge],
+        description: str,
+        config: Mapping[str, str],
+    ) -> NetworkRow:
+        """Check a new network's configuration, choose its subnets and record it as pending."""
+        with self._locks.hold(_SUBNETS):
             filled = network_class.fill_config({k: v for k, v in config.items() if v != ""})
             network: Network = network_class(self._paths, name, filled)
             network.validate()
@@ -135,16 +168,9 @@ class Networks:
                 if "/" in row.config.get(key, "")
             ]
             filled = network.choose_addresses(taken)
-            network = network_class(self._paths, name, filled)
-            row = NetworkRow(project, name, network_class.kind, description, filled, "Pending")
+            row = NetworkRow(project, name, network_class.kind, description, filled, _PENDING)
             db_networks.create(self._db, row)
-            undo.callback(db_networks.delete, self._db, project, name)
-            network.create()
-            undo.callback(network.delete)
-            network.start()
-            db_networks.update(self._db, project, name, description, filled, "Created")
-            undo.pop_all()
-        self._announce("network-created", project, name, requestor)
+            return row
 
     def update(
         self,
@@ -172,7 +198,9 @@ class Networks:
 
     def rename(self, project: str, name: str, new: str, requestor: Mapping[str, Any]) -> None:
         """:raises BadRequest: it is in use.  :raises Conflict: the name is taken."""
-        with self._locks.hold(name), ExitStack() as undo:
+        with ExitStack() as held, ExitStack() as undo:
+            for each in sorted({name, new}):
+                held.enter_context(self._locks.hold(each))
             row = self.row(project, name)
             if self.used_by().get(name):
                 raise BadRequest("Network is currently in use")
@@ -180,13 +208,18 @@ class Networks:
                 raise Conflict(f"Network {new!r} already exists")
             renamed: Network = TYPES[row.type](self._paths, new, row.config)
             renamed.validate()
+            # The next daemon removes what a kill leaves under the new name.
+            db_networks.create(self._db, replace(row, name=new, status=_PENDING))
+            undo.callback(db_networks.delete, self._db, project, new)
             old = self._open(row)
-            old.delete()
             undo.callback(old.start)
+            old.delete()
             renamed.create()
             undo.callback(renamed.delete)
             renamed.start()
-            db_networks.rename(self._db, project, name, new)
+            with self._db.write():
+                db_networks.delete(self._db, project, new)
+                db_networks.rename(self._db, project, name, new)
             undo.pop_all()
         self._announce("network-renamed", project, new, requestor, {"old_name": name})
 
