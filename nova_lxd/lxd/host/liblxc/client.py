@@ -36,6 +36,8 @@ _SO_SNDBUFFORCE = 32
 _BUFFER = 4 << 20
 _START_TIMEOUT = 30.0
 _REQUEST_TIMEOUT = 60.0
+# For a daemon's start: a monitor answers within a millisecond, or it is in the middle of a start.
+_ADOPT_TIMEOUT, _ADOPT_TIMEOUT_EACH = 5.0, 0.01
 _KILL_STEP = 0.02
 _SAID_SHOWN = 400
 # No site packages and no environment; UTF-8 whatever the locale, as arguments hold any bytes.
@@ -308,15 +310,20 @@ class Zygote:
         raise LiblxcError(f"{what} failed: {reason}", reason)
 
     def _request(
-        self, what: str, *request: Any, fds: Sequence[int] = ()
+        self,
+        what: str,
+        *request: Any,
+        fds: Sequence[int] = (),
+        timeout: float | None = None,
     ) -> tuple[list[Any], list[int]]:
+        timeout = timeout or _REQUEST_TIMEOUT
         with self._send(request, fds) as answers:
-            answers.settimeout(_REQUEST_TIMEOUT)
+            answers.settimeout(timeout)
             try:
                 return self._receive(answers, what)
             except TimeoutError as exc:
                 raise InternalError(
-                    f"{what} failed: liblxc has not answered for {_REQUEST_TIMEOUT:g} s; the "
+                    f"{what} failed: liblxc has not answered for {timeout:g} s; the "
                     "container's monitor may be stuck"
                 ) from exc
 
@@ -372,17 +379,45 @@ class Zygote:
         """Those of the named containers that run, for adoption by a new daemon.
 
         ``lxcpath`` must be the same text as at their start.  A container whose monitor was killed
-        is not found: see :func:`.running.kill_leftovers`.
+        is not found: see :func:`.running.kill_leftovers`.  A monitor that does not answer is
+        ended when it has no init: its start was cut off in the middle.
         """
-        values, _ = self._request(
-            "Looking for running containers", "init_pids", str(lxcpath), list(names)
-        )
+        try:
+            pids = self._init_pids(lxcpath, list(names))
+        except InternalError:
+            LOG.warning("Some monitor below %s does not answer; asking one by one", lxcpath)
+            pids = [self._init_pid_or_end(lxcpath, name) for name in names]
         found = {}
-        for name, pid in zip(names, values[0], strict=True):
+        for name, pid in zip(names, pids, strict=True):
             if pid > 0:
                 with contextlib.suppress(ProcessLookupError):
                     found[name] = Running.of_init(pid)
         return found
+
+    def _init_pids(self, lxcpath: str | Path, names: list[str]) -> list[int]:
+        values, _ = self._request(
+            "Looking for running containers",
+            "init_pids",
+            str(lxcpath),
+            names,
+            timeout=_ADOPT_TIMEOUT + _ADOPT_TIMEOUT_EACH * len(names),
+        )
+        return list(values[0])
+
+    def _init_pid_or_end(self, lxcpath: str | Path, name: str) -> int:
+        """The pid of a container's init, -1 when there is none."""
+        try:
+            return self._init_pids(lxcpath, [name])[0]
+        except InternalError:
+            for monitor in running.monitors(str(lxcpath), name):
+                init = running.first_child(monitor)
+                if init > 0:
+                    LOG.warning("Container %s: its monitor %d does not answer", name, monitor)
+                    return init
+                LOG.warning("Container %s: ending its stuck monitor %d", name, monitor)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(monitor, signal.SIGKILL)
+            return -1
 
     # -- inside -------------------------------------------------------------------------------
 

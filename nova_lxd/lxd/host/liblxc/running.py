@@ -126,6 +126,27 @@ class Running:
         self.signal(signal.SIGINT)
 
 
+def monitors(lxcpath: str, name: str) -> list[int]:
+    """The pids of a container's monitors, known by the title that liblxc gives them."""
+    title = f"[lxc monitor] {lxcpath} {name}".encode()
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if (path / "cmdline").read_bytes().strip(b" \0") == title:
+                    found.append(int(path.name))
+    return found
+
+
+def first_child(pid: int) -> int:
+    """The pid of a process's first child, -1 when it has none or has ended."""
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+    return int(words[0]) if words else -1
+
+
 def kill_leftovers(cgroup_dir: str, name: str, timeout: float = 10.0) -> None:
     """Before a start: end what is left of a container whose monitor was killed, if anything.
 

@@ -392,12 +392,48 @@ def test_stuck_monitor_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     os.kill(running.monitor, signal.SIGSTOP)
     try:
         with pytest.raises(InternalError, match="stuck"):
-            lab.zygote.find_running(lab.lxcpath, ["c1"])
+            lab.zygote.set_cgroup_item("c1", lab.lxcpath, "cpuset.cpus", "0")
         with pytest.raises(InternalError, match=str(running.monitor)):
             running.kill(timeout=0.3)
     finally:
         os.kill(running.monitor, signal.SIGCONT)
     assert running.wait(10)
+
+
+def test_stuck_monitor_does_not_keep_a_daemon_from_starting(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_ADOPT_TIMEOUT", 0.3)
+    running, other = lab.start("c1"), lab.start("c2")
+    os.kill(running.monitor, signal.SIGSTOP)
+    try:
+        found = lab.zygote.find_running(lab.lxcpath, ["c1", "c2"])
+    finally:
+        os.kill(running.monitor, signal.SIGCONT)
+    assert {name: each.init for name, each in found.items()} == {
+        "c1": running.init,
+        "c2": other.init,
+    }
+    for each in found.values():
+        each.close()
+
+
+def test_monitor_whose_init_was_killed_in_the_middle_of_a_start_is_ended(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_ADOPT_TIMEOUT", 0.3)
+    with subprocess.Popen(["sleep", "infinity"]) as stuck:  # it has no child, as such a monitor
+        try:
+            monkeypatch.setattr(client.running, "monitors", lambda _path, _name: [stuck.pid])
+            monkeypatch.setattr(lab.zygote, "_init_pids", _never_answered)
+            assert lab.zygote.find_running(lab.lxcpath, ["c1"]) == {}
+            assert stuck.wait(5) == -signal.SIGKILL
+        finally:
+            stuck.kill()
+
+
+def _never_answered(_lxcpath: object, _names: object) -> list[int]:
+    raise InternalError("liblxc has not answered")
 
 
 def test_killed_monitor_takes_the_container_along(lab: Lab) -> None:
