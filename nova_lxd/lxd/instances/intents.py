@@ -67,6 +67,7 @@ def settle_snapshot(svc: Instances, record: InstanceRecord, snapshot: SnapshotRe
     if verb in (CREATE, DELETE):
         driver.delete_snapshot(volume.at(snapshot.name))
         db_snapshots.delete(svc.ctx.db, snapshot.id)
+        snapshots.unlink_if_none(svc, record.id, volume)
         return
     if verb == RENAME and driver.has(volume.at(rest)):
         driver.rename_snapshot(volume.at(rest), snapshot.name)

@@ -19,6 +19,7 @@ from nova_lxd.lxd.errors import BadRequest, Conflict
 from nova_lxd.lxd.instances import naming, start, stop, timespan, verbs, volumes
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.stillness import still
+from nova_lxd.lxd.storage.volume import Volume
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
@@ -61,6 +62,7 @@ def create(
             snapshot = db_snapshots.create(svc.ctx.db, snapshot)
         except sqlite3.IntegrityError as exc:
             raise Conflict(f'Snapshot "{name}" already in use') from exc
+        undo.callback(unlink_if_none, svc, inst.id, volume)
         undo.callback(db_snapshots.delete, svc.ctx.db, snapshot.id)
         with still(svc, inst, record.pool):
             driver.create_snapshot(volume.at(name))
@@ -157,10 +159,15 @@ def delete(svc: Instances, inst: Instance, name: str) -> None:
     db_snapshots.update(svc.ctx.db, snapshot.id, intent=verbs.DELETE)
     volumes.driver(svc.ctx, record.pool).delete_snapshot(volume.at(name))
     db_snapshots.delete(svc.ctx.db, snapshot.id)
-    if not db_snapshots.of_instance(svc.ctx.db, inst.id):
-        volumes.unlink(svc.ctx.paths, volume, only_snapshots=True)
+    unlink_if_none(svc, inst.id, volume)
     svc.announce("instance-snapshot-deleted", inst, snapshot=name)
     LOG.info("Deleted snapshot %s of %s", name, inst)
+
+
+def unlink_if_none(svc: Instances, instance_id: int, volume: Volume) -> None:
+    """Remove LXD_DIR/snapshots/NAME once the instance has no snapshot."""
+    if not db_snapshots.of_instance(svc.ctx.db, instance_id):
+        volumes.unlink(svc.ctx.paths, volume, only_snapshots=True)
 
 
 def next_name(svc: Instances, record: InstanceRecord, pattern: str) -> str:

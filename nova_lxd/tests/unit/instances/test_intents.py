@@ -143,6 +143,24 @@ def test_snapshots(
     assert [s.name for s in left] == recorded and not any(s.intent for s in left)
 
 
+@pytest.mark.parametrize(("others", "linked"), [((), False), (("s1",), True)])
+def test_link_to_snapshots_goes_with_the_last(
+    others: tuple[str, ...], linked: bool, tmp_path: Path, db: Database
+) -> None:
+    svc = FakeInstances(tmp_path, db, {"p1": FakeDriver({"c1/s0"})})
+    record = db_instances.create(db, InstanceRecord("default", "c1", "x86_64", "p1", 1.0))
+    for name in ("s0", *others):
+        snapshot = SnapshotRecord(record.id, name, "x86_64", 1.0)
+        created = db_snapshots.create(db, snapshot)
+        if name == "s0":
+            half_made = replace(created, intent="create")
+    link = svc.ctx.paths.snapshots / "c1"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path)
+    intents.settle_snapshot(svc, record, half_made)  # type: ignore[arg-type]
+    assert link.is_symlink() == linked
+
+
 def test_restore_is_done_again(tmp_path: Path, db: Database) -> None:
     driver = FakeDriver({"c1", "c1/s0"})
     svc = FakeInstances(tmp_path, db, {"p1": driver})
