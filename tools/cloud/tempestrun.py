@@ -94,7 +94,9 @@ def prepare(cloud: Cloud) -> Path:
         venv.pip_install(cloud, "tempest")
     home = directory(cloud)
     if not (home / ".stestr.conf").exists():
-        cloud.manage("tempest", "tempest", "init", str(home))
+        # Not in ~/.tempest: a list there outlives the cloud, and refuses the next one's name.
+        registry = home.with_name("tempest-workspaces.yaml")
+        cloud.manage("tempest", "tempest", "init", "--workspace-path", registry, home)
     ini.write(home / "etc/tempest.conf", configuration(cloud))
     return home
 
