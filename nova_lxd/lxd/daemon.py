@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from nova_lxd.lxd import api, ownership
-from nova_lxd.lxd.api import tls
+from nova_lxd.lxd.api import selfsigned
 from nova_lxd.lxd.api.server import Server
 from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.environment import Environment
@@ -33,6 +33,7 @@ from nova_lxd.lxd.profiles import Profiles
 from nova_lxd.lxd.projects import Projects
 from nova_lxd.lxd.serverconfig import ServerConfig
 from nova_lxd.lxd.services import Services
+from nova_lxd.lxd.storage.custombackup import VolumeBackups
 from nova_lxd.lxd.storage.service import Storage
 from nova_lxd.lxd.trust import Trust
 from nova_lxd.lxd.warnings import Warnings
@@ -66,7 +67,7 @@ def build(paths: Paths, group: str | None) -> Services:
     events = Events(loop)
     operations = Operations(loop, ThreadPoolExecutor(_OPERATION_THREADS, "operation"), events)
     config = ServerConfig(db)
-    tls.ensure_server_certificate(paths.server_cert, paths.server_key)
+    selfsigned.ensure_server_certificate(paths.server_cert, paths.server_key)
     warnings = Warnings(db)
     projects = Projects(db, events)
     storage = Storage(db, paths, events, warnings)
@@ -104,6 +105,13 @@ def build(paths: Paths, group: str | None) -> Services:
         profiles=Profiles(db, events, lambda: instances),
         warnings=warnings,
         storage=storage,
+        volume_backups=VolumeBackups(
+            db,
+            paths,
+            storage.volumes,
+            storage.get,
+            lambda: config.get("backups.compression_algorithm"),
+        ),
         networks=networks,
         images=images,
         instances=instances,
@@ -165,6 +173,7 @@ def _power_down(services: Services) -> None:
 def _start_parts(services: Services) -> None:
     """Reconcile what is on the host with the database, lowest layer first."""
     services.storage.start()
+    services.volume_backups.sweep()
     services.networks.start()
     services.images.start()
     services.instances.start()

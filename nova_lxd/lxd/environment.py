@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-
-from nova_lxd.lxd.api.server import split_address
+from nova_lxd.lxd.addresses import split_address
 from nova_lxd.lxd.host import liblxc_features, netstate
 from nova_lxd.lxd.serverconfig import ServerConfig
 
@@ -51,8 +50,8 @@ class Environment:
     ) -> None:
         self._config = config
         self.certificate = server_cert.read_text()
-        parsed = x509.load_pem_x509_certificate(self.certificate.encode())
-        self.fingerprint = parsed.fingerprint(hashes.SHA256()).hex()
+        der = ssl.PEM_cert_to_DER_cert(self.certificate)
+        self.fingerprint = hashlib.sha256(der).hexdigest()
         self._pool_drivers = pool_drivers
         machine = platform.machine()
         release = _os_release()

@@ -7,13 +7,12 @@ import base64
 import hashlib
 import hmac
 import secrets
+import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from nova_lxd.lxd.db import certificates as db_certificates
 from nova_lxd.lxd.db.certificates import Certificate
@@ -23,12 +22,17 @@ from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.operations import FINAL, Operation, Operations
 from nova_lxd.lxd.serverconfig import ServerConfig
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
 _TOKEN_DESCRIPTION = "Executing operation"
 _SPANS = {"M": 60, "H": 3600, "d": 86400, "w": 604800, "m": 2592000, "y": 31536000}
 
 
 def certificate_of(der: bytes) -> x509.Certificate:
     """:raises BadRequest: the bytes are no X.509 certificate."""
+    from cryptography import x509  # 8 MB: only where a certificate is added
+
     try:
         return x509.load_der_x509_certificate(der)
     except ValueError as exc:
@@ -100,7 +104,7 @@ class Trust:
         digest = hashlib.sha256(der).hexdigest()
         if db_certificates.find(self._db, digest):
             raise Conflict("Certificate already in trust store")
-        pem = parsed.public_bytes(Encoding.PEM).decode()
+        pem = ssl.DER_cert_to_PEM_cert(der)
         cert = Certificate(digest, kind, name, pem, restricted, list(projects))
         db_certificates.put(self._db, cert)
         self._events.lifecycle(

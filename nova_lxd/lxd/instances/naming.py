@@ -8,7 +8,6 @@ import secrets
 from datetime import datetime
 
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.instances import pongo
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9-]{1,63}", re.ASCII)
 _ADJECTIVES = (
@@ -74,6 +73,8 @@ def render_pattern(pattern: str, now: float) -> str:
     """
     if "{{" not in pattern and "{%" not in pattern:
         return pattern
+    from nova_lxd.lxd.instances import pongo  # Jinja2 takes 7 MB: only where it is used
+
     when = datetime.fromtimestamp(now)
     try:
         return pongo.render(pattern, {"creation_date": when})

@@ -21,7 +21,6 @@ from typing import Any
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host import syscalls
 from nova_lxd.lxd.images.metadata import load_yaml
-from nova_lxd.lxd.instances import pongo
 from nova_lxd.lxd.storage.volume import ROOTFS
 
 LOG = logging.getLogger(__name__)
@@ -141,6 +140,8 @@ def _render(volume: Path, subject: Subject, trigger: str, template: Template) ->
     source = _read_regular(volume, f"{DIRECTORY}/{name}", MAX_TEMPLATE)
     if source is None:
         raise BadRequest(f"Applying template {name[:128]!r} failed: the image has no such file")
+
+    from nova_lxd.lxd.instances import pongo  # Jinja2 takes 7 MB: only where it is used
 
     def content() -> bytes:
         try:
