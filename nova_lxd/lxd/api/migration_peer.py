@@ -28,7 +28,7 @@ from nova_lxd.lxd.errors import BadRequest, Forbidden, LXDError
 from nova_lxd.lxd.instances.migration.peer import PeerFailed, PeerGone
 from nova_lxd.lxd.instances.migration.wire import Control, WireError
 from nova_lxd.lxd.operations import Cancelled
-from nova_lxd.lxd.storage.sizes import format_size
+from nova_lxd.lxd.schema.sizes import format_size
 
 LOG = logging.getLogger(__name__)
 

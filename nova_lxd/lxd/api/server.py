@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from nova_lxd.lxd.addresses import split_address
 from nova_lxd.lxd.api import envelope, tls
 from nova_lxd.lxd.api.auth import identify
 from nova_lxd.lxd.api.request import Request
@@ -23,24 +24,7 @@ from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
 from nova_lxd.lxd.services import Services
 
 LOG = logging.getLogger(__name__)
-DEFAULT_PORT = 8443
 _AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``core.https_address``: ``HOST``, ``HOST:PORT``, ``:PORT``, ``[V6]:PORT``.
-
-    :raises BadRequest: the port is no number.
-    """
-    host, port = address, str(DEFAULT_PORT)
-    if address.startswith("["):
-        host, _, rest = address[1:].partition("]")
-        port = rest.lstrip(":") or port
-    elif address.count(":") == 1:
-        host, _, port = address.partition(":")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise BadRequest(f"Reading address {address!r} failed: its port is not in 1-65535")
-    return host or "::", int(port)
 
 
 class Server:

@@ -12,7 +12,7 @@ from pathlib import Path
 from nova_lxd.lxd.host import cgroup_settings as cs
 from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.schema.instancevalues import parse_cpu_set
-from nova_lxd.lxd.storage.sizes import parse_size
+from nova_lxd.lxd.schema.sizes import parse_size
 
 HUGEPAGE_SIZES = ("64KB", "1MB", "2MB", "1GB")
 _SOFT_PART = 0.9

@@ -13,7 +13,7 @@ from nova_lxd.lxd.host.idmap import Idmap, parse_raw_idmap
 from nova_lxd.lxd.schema.configkeys import Validator, is_true
 from nova_lxd.lxd.schema.cron import schedule
 from nova_lxd.lxd.schema.serverkeys import expiry
-from nova_lxd.lxd.storage.sizes import parse_size
+from nova_lxd.lxd.schema.sizes import parse_size
 
 __all__ = (
     "boolean",

@@ -20,10 +20,10 @@ from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import ActionLocks
 from nova_lxd.lxd.schema.configkeys import is_true
+from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage import custom_intents
 from nova_lxd.lxd.storage.custom_intents import volume_of
 from nova_lxd.lxd.storage.pool import Pool, validate_volume
-from nova_lxd.lxd.storage.sizes import parse_size
 from nova_lxd.lxd.storage.volume import ContentType, Volume, VolumeType, custom_name
 
 LOG = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class CustomVolumes:
             target_pool.copy_from(volume, origin, content, [s.name for s in wanted])
 
         inherited = {k: v for k, v in source.config.items() if not k.startswith("volatile.")}
-        with self._hold(source, "copy"):
+        with self.hold(source, "copy"):
             return self.create(
                 pool,
                 project,
@@ -236,7 +236,7 @@ class CustomVolumes:
         values = {key: value for key, value in config.items() if value != ""}
         volume = replace(volume_of(row), config=values)
         validate_volume(volume)
-        with self._hold(row, "update"):
+        with self.hold(row, "update"):
             if values.get("size", "") != row.config.get("size", ""):
                 self._pool(row.pool).set_quota(volume, parse_size(values.get("size", "")))
             db_storage.update_volume(self._db, row.id, description, values)
@@ -247,7 +247,7 @@ class CustomVolumes:
         check_name(new)
         new_key = (row.pool, row.project, new)
         with (
-            self._hold(row, "rename"),
+            self.hold(row, "rename"),
             self._locks.hold(new_key, "rename", f"volume {new!r}"),
             self._intent(row, f"{custom_intents.RENAME}:{new}"),
             ExitStack() as undo,
@@ -278,7 +278,7 @@ class CustomVolumes:
 
     def delete(self, row: VolumeRow, requestor: Mapping[str, Any]) -> None:
         """:raises BadRequest: an instance or profile uses it."""
-        with self._hold(row, "delete"):
+        with self.hold(row, "delete"):
             self._refuse_in_use(row)
             db_storage.set_volume_intent(self._db, row.id, custom_intents.DELETE)
             self._pool(row.pool).driver.delete_volume(volume_of(row))
@@ -290,7 +290,7 @@ class CustomVolumes:
             raise BadRequest("The storage volume is still in use")
 
     @contextmanager
-    def _hold(self, row: VolumeRow, action: str) -> Iterator[None]:
+    def hold(self, row: VolumeRow, action: str) -> Iterator[None]:
         """Do ``action`` on a volume, alone.
 
         :raises NotFound: it was deleted or renamed meanwhile.
@@ -331,7 +331,7 @@ class CustomVolumes:
         check_name(name)
         volume = volume_of(row).at(name)
         driver = self._pool(row.pool).driver
-        with self._hold(row, "snapshot"):
+        with self.hold(row, "snapshot"):
             self._require_free(row, name)
             intent = f"{custom_intents.CREATE_SNAPSHOT}:{name}"
             with self._intent(row, intent), ExitStack() as undo:
@@ -365,7 +365,7 @@ class CustomVolumes:
         check_name(new)
         volume = volume_of(row)
         driver = self._pool(row.pool).driver
-        with self._hold(row, "rename snapshot"):
+        with self.hold(row, "rename snapshot"):
             self.snapshot(row, name)
             self._require_free(row, new)
             intent = f"{custom_intents.RENAME_SNAPSHOT}:{name}/{new}"
@@ -381,7 +381,7 @@ class CustomVolumes:
 
         :raises BadRequest: it is in use.
         """
-        with self._hold(row, "restore"):
+        with self.hold(row, "restore"):
             self.snapshot(row, name)
             if self._mounted.get((row.pool, row.project, row.name)):
                 raise BadRequest(
@@ -392,7 +392,7 @@ class CustomVolumes:
         self._announce("storage-volume-restored", row.pool, row.project, row.name, requestor)
 
     def delete_snapshot(self, row: VolumeRow, name: str, requestor: Mapping[str, Any]) -> None:
-        with self._hold(row, "delete snapshot"):
+        with self.hold(row, "delete snapshot"):
             self.snapshot(row, name)
             with self._intent(row, f"{custom_intents.DELETE_SNAPSHOT}:{name}"):
                 self._pool(row.pool).driver.delete_snapshot(volume_of(row).at(name))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.schema import instancevalues as values
 from nova_lxd.lxd.schema.configkeys import Key, KeyTable, any_text, boolean
-from nova_lxd.lxd.storage.sizes import parse_size
+from nova_lxd.lxd.schema.sizes import parse_size
 
 
 def size(value: str) -> str | None:

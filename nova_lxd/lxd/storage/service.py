@@ -19,11 +19,11 @@ from nova_lxd.lxd.errors import BadRequest, Conflict, InternalError, LXDError, N
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import KeyedLocks
 from nova_lxd.lxd.paths import Paths, storage_name
+from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage.custom import CustomVolumes
 from nova_lxd.lxd.storage.drivers.interface import Driver
 from nova_lxd.lxd.storage.drivers.load import supported
 from nova_lxd.lxd.storage.pool import Pool
-from nova_lxd.lxd.storage.sizes import parse_size
 from nova_lxd.lxd.storage.volume import Volume, VolumeType
 from nova_lxd.lxd.warnings import Warnings
 

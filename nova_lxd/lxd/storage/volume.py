@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.paths import DEFAULT_PROJECT
-from nova_lxd.lxd.storage.sizes import parse_size
+from nova_lxd.lxd.schema.sizes import parse_size
 
 #: The directory of an instance's or image's volume that becomes the root of the container.
 ROOTFS = "rootfs"

@@ -23,9 +23,9 @@ from nova_lxd.lxd.instances.migration.peer import (
 )
 from nova_lxd.lxd.instances.migration.records import snapshot_message
 from nova_lxd.lxd.instances.migration.wire import CRIU_NONE, Control, Header
+from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage import rsync
 from nova_lxd.lxd.storage.drivers.interface import Transfer
-from nova_lxd.lxd.storage.sizes import parse_size
 from nova_lxd.lxd.storage.volume import ContentType
 
 if TYPE_CHECKING:

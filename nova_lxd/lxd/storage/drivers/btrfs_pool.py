@@ -13,10 +13,10 @@ from pathlib import Path
 from nova_lxd.lxd.errors import BadRequest, Conflict, InternalError
 from nova_lxd.lxd.host import mounts
 from nova_lxd.lxd.host.run import ProgramError, run
+from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage import loop
 from nova_lxd.lxd.storage.drivers import btrfs_ioctl as ioctl
 from nova_lxd.lxd.storage.drivers.generic import TreeDriver
-from nova_lxd.lxd.storage.sizes import parse_size
 
 _DEFAULT_OPTIONS = "user_subvol_rm_allowed"
 # mkfs.btrfs refuses less; LXD's default is a fifth of the free space within these bounds.

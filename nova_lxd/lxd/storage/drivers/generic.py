@@ -16,8 +16,8 @@ from pathlib import Path
 from nova_lxd.lxd.errors import BadRequest, Conflict, NoSpace, NotFound
 from nova_lxd.lxd.host import mounts
 from nova_lxd.lxd.host.run import ProgramError
+from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage.drivers.interface import Driver, Filler, Resources
-from nova_lxd.lxd.storage.sizes import parse_size
 from nova_lxd.lxd.storage.volume import (
     BLOCK_FILE,
     DEFAULT_BLOCK_SIZE,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.storage.sizes import format_size, parse_size
+from nova_lxd.lxd.schema.sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(
