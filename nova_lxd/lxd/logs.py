@@ -9,8 +9,20 @@ from pathlib import Path
 
 from nova_lxd.lxd.events import Events
 
+LOG = logging.getLogger(__name__)
 _LEVELS = {"CRITICAL": "error", "WARNING": "warning", "ERROR": "error", "INFO": "info"}
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """aiohttp logs a request that is no HTTP with a traceback; it is the client's mistake."""
+    from aiohttp.http_exceptions import HttpProcessingError  # slow; the client commands log too
+
+    cause = record.exc_info[1] if record.exc_info else None
+    if isinstance(cause, HttpProcessingError):
+        LOG.info("A request could not be read: %s", " ".join(str(cause).split()))
+        return False
+    return True
 
 
 def set_up(logfile: str | None, verbose: bool, debug: bool) -> None:
@@ -21,6 +33,7 @@ def set_up(logfile: str | None, verbose: bool, debug: bool) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(_FORMAT))
+    logging.getLogger("aiohttp.server").addFilter(_without_trace)
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING)
