@@ -60,17 +60,18 @@ def _images(debian: bool) -> dict[str, Image]:
 def _subjects(args: argparse.Namespace, stack: ExitStack) -> dict[str, Subject]:
     """The furnished daemons by name."""
     images = _images(args.debian)
-    sockets: dict[str, Path] = {}
     if args.socket:
-        sockets["daemon"] = args.socket.resolve()
-    else:
-        for name in args.backends.split(","):
-            sockets[name] = stack.enter_context(Daemon(name, "bench")).socket
-    subjects = {name: Subject(path, images) for name, path in sockets.items()}
-    for subject in subjects.values():
+        subject = Subject(args.socket.resolve(), images)
         subject.furnish()
-        if args.socket:
-            stack.callback(subject.clear)
+        stack.callback(subject.clear)
+        return {"daemon": subject}
+    subjects = {}
+    for name in args.backends.split(","):
+        daemon = stack.enter_context(Daemon(name, "bench"))
+        subjects[name] = Subject(daemon.socket, images)
+        subjects[name].furnish()
+        # As a host's daemon is: started on what it has, not having just made it.
+        daemon.restart()
     return subjects
 
 
