@@ -25,7 +25,8 @@ FILES = {
     "etc/fstab": "",
     "etc/inittab": (
         "::sysinit:/etc/init.d/rcS\n"
-        "console::respawn:/bin/getty -n -l /bin/sh 0 console\n"
+        # no getty: it flushes its terminal, and with it what the host has not read yet
+        "console::respawn:-/bin/sh\n"
         "::ctrlaltdel:/sbin/reboot\n"
         "::shutdown:/bin/true\n"
     ),

@@ -64,12 +64,14 @@ def test_serial_console_both_ways(driver: Any, context: Any, server: Any) -> Non
         seen = b""
 
         def answered() -> bool:
-            """Type as a person would: again, when a getty that just starts has dropped it."""
+            """Type as a person would: again, when a shell that just starts has dropped it."""
             nonlocal seen
             visitor.sendall(b"echo $((6 * 7))-answer\n")
             with contextlib.suppress(TimeoutError):
                 while b"42-answer" not in seen:
-                    seen += visitor.recv(4096)
+                    data = visitor.recv(4096)
+                    assert data, f"the console was closed after {seen!r}"
+                    seen += data
             return b"42-answer" in seen
 
         guests.wait_for(answered, "an answer on the console")
