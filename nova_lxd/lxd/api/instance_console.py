@@ -173,10 +173,12 @@ class ConsoleSession:
                 asyncio.create_task(streams.from_socket(socket, master, close_at_end=False)),
                 asyncio.create_task(self._closing.wait()),
             }
-            _done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in rest:
-                task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:  # cancelled or not, nobody may use the descriptor once it is closed
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
             await streams.send_end(socket)
         finally:
             self._master = None
