@@ -3,7 +3,10 @@
 
 ``NOVA_LXD_TEST_BACKEND`` chooses it: ``lxd`` (an LXD that answers at LXD_DIR) or ``bundled`` (the
 daemon of this package at LXD_DIR). Run them as root in a network and a mount namespace of their
-own; tools/functional does that.
+own; tools/testrun/beside.py does that.
+
+They run on native threads as nova-compute does; ``OS_NOVA_DISABLE_EVENTLET_PATCHING=false``,
+Nova's own variable, runs them on eventlet, its other concurrency backend.
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ import pytest
 nova = pytest.importorskip("nova")
 
 BACKEND = os.environ.get("NOVA_LXD_TEST_BACKEND")
+
+if BACKEND:  # before anything of Nova or requests is imported; other tests are left as they are
+    from nova import monkey_patch
+
+    monkey_patch.patch(backend="threading")
 
 
 @pytest.fixture(scope="session", autouse=True)
