@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _images(debian: bool) -> dict[str, Image]:
+def images(debian: bool) -> dict[str, Image]:
+    """The test images, built unless they are kept already."""
     kinds = ["busybox", "debian"] if debian else ["busybox"]
     artifacts = ("metadata.tar.xz", "rootfs.squashfs")
     return {kind: Image(*build_image(kind, *artifacts)) for kind in kinds}
@@ -59,16 +60,16 @@ def _images(debian: bool) -> dict[str, Image]:
 
 def _subjects(args: argparse.Namespace, stack: ExitStack) -> dict[str, Subject]:
     """The furnished daemons by name."""
-    images = _images(args.debian)
+    built = images(args.debian)
     if args.socket:
-        subject = Subject(args.socket.resolve(), images)
+        subject = Subject(args.socket.resolve(), built)
         subject.furnish()
         stack.callback(subject.clear)
         return {"daemon": subject}
     subjects = {}
     for name in args.backends.split(","):
         daemon = stack.enter_context(Daemon(name, "bench"))
-        subjects[name] = Subject(daemon.socket, images)
+        subjects[name] = Subject(daemon.socket, built)
         subjects[name].furnish()
         # As a host's daemon is: started on what it has, not having just made it.
         daemon.restart()

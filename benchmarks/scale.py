@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost against count: launch N busybox containers on the bundled daemon and measure on the way.
+
+    python3 -m benchmarks.scale --count 200 --json s.json --svg s.svg
+
+Prints the rates of launches, list and state latency, memory, the time of a restart with all of
+them running, and of stopping and deleting them; ends with "N passed, N failed, N skipped".  The
+checks: none is lost by the restart, all go at the end, and the last tenth of the launches is no
+slower than 1.5 times the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.cases import create, delete, start, stop
+from benchmarks.compare import images
+from benchmarks.subject import Subject
+from nova_lxd.tests.functional.daemon import BACKENDS, Daemon
+
+_WORKERS = 2
+_SLOWDOWN = 1.5
+_REPEAT = 5
+_SERIES = {
+    "launch ms": "#47a",
+    "list recursion=2 ms": "#b65",
+    "state ms": "#595",
+    "PSS MB": "#a4a",
+}
+_WIDTH, _HEIGHT, _MARGIN = 640, 320, 50
+
+Point = dict[str, float]
+
+
+def _median_ms(subject: Subject, path: str) -> float:
+    samples = []
+    with subject.connect() as api:
+        for _ in range(_REPEAT):
+            began = time.perf_counter()
+            api.request("GET", path)
+            samples.append((time.perf_counter() - began) * 1000)
+    return statistics.median(samples)
+
+
+def launch(subject: Subject, first: int, last: int) -> list[float]:
+    """Create and start containers, two at a time; milliseconds of each."""
+
+    def one(index: int) -> float:
+        began = time.perf_counter()
+        with subject.connect() as api:
+            create(api, f"n{index}")
+            start(api, f"n{index}")
+        return (time.perf_counter() - began) * 1000
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return list(pool.map(one, range(first, last)))
+
+
+def look(subject: Subject, count: int, launched: Sequence[float]) -> Point:
+    """What things cost with ``count`` running."""
+    own, monitors = subject.processes()
+    return {
+        "count": count,
+        "launch ms": statistics.median(launched),
+        "list recursion=2 ms": _median_ms(subject, "/1.0/instances?recursion=2"),
+        "state ms": _median_ms(subject, "/1.0/instances/n0/state"),
+        "PSS MB": subject.pss(own),
+        "monitor MB": subject.pss(monitors) / max(1, len(monitors)),
+        "idle CPU %": subject.idle_cpu(2),
+    }
+
+
+def remove(subject: Subject, count: int) -> float:
+    """Stop and delete all, eight at a time; seconds."""
+
+    def one(index: int) -> None:
+        with subject.connect() as api:
+            stop(api, f"n{index}")
+            delete(api, f"n{index}")
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(count)))
+    return time.perf_counter() - began
+
+
+def chart(points: Sequence[Point]) -> str:
+    """An SVG: each series in percent of its own maximum against the count."""
+    most = max(point["count"] for point in points)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}"'
+        ' font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{_MARGIN}" y="{_HEIGHT - 8}">running containers, to {most:g}</text>',
+    ]
+    wide, high = _WIDTH - 5 * _MARGIN, _HEIGHT - 2 * _MARGIN
+    for index, (name, colour) in enumerate(_SERIES.items()):
+        top = max(point[name] for point in points) or 1
+        places = [
+            f"{_MARGIN + point['count'] / most * wide:.0f},"
+            f"{_MARGIN + high - point[name] / top * high:.0f}"
+            for point in points
+        ]
+        parts.append(
+            f'<polyline fill="none" stroke="{colour}" points="{" ".join(places)}"/>'
+            f'<text x="{_MARGIN + wide + 10}" y="{_MARGIN + 20 * index}" fill="{colour}">'
+            f"{name}, most {top:.1f}</text>"
+        )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> int:
+    """Run it; 1 when a check failed."""
+    parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--backend", choices=BACKENDS, default="bundled")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--svg", type=Path)
+    args = parser.parse_args()
+    points: list[Point] = []
+    launched: list[float] = []
+    with Daemon(args.backend, "scale") as daemon:
+        subject = Subject(daemon.socket, images(debian=False))
+        subject.furnish()
+        step = max(1, args.count // 10)
+        for first in range(0, args.count, step):
+            part = launch(subject, first, min(first + step, args.count))
+            launched += part
+            points.append(look(subject, len(launched), part))
+            print(", ".join(f"{name} {value:.1f}" for name, value in points[-1].items()))
+        began = time.perf_counter()
+        daemon.restart()
+        restart = time.perf_counter() - began
+        with subject.connect() as api:
+            found = api.get("/1.0/instances?recursion=1")
+            running = sum(each["status"] == "Running" for each in found)
+        gone = remove(subject, args.count)
+        with subject.connect() as api:
+            left = api.get("/1.0/instances")
+    tenth = max(1, args.count // 10)
+    slowdown = statistics.median(launched[-tenth:]) / statistics.median(launched[:tenth])
+    print(
+        f"restart with {running} running: {restart:.1f} s; stop and delete: {gone:.1f} s, "
+        f"{args.count / gone:.1f}/s; last launches against first: {slowdown:.2f}"
+    )
+    checks = [running == args.count, not left, slowdown <= _SLOWDOWN]
+    if args.json:
+        data = {
+            "machine": report.machine(),
+            "points": points,
+            "restart_s": restart,
+            "remove_s": gone,
+            "slowdown": slowdown,
+        }
+        args.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    if args.svg:
+        args.svg.write_text(chart(points), encoding="utf-8")
+    print(f"{sum(checks)} passed, {len(checks) - sum(checks)} failed, 0 skipped")
+    return 0 if all(checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
