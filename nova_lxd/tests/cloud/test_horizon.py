@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Horizon in a real browser: log in, see a server, read its log, use its serial console.
+
+Needs Debian's chromium and chromium-driver and python's selenium; screenshots go to the
+cloud's directory ``screenshots``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloud.cli import open_cloud
+
+from nova_lxd.tests.cloud.world import World
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support import expected_conditions as expected  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(shutil.which("chromedriver") is None,
+                       reason="Debian's chromium-driver is not installed"),
+]
+PAGE_SECONDS = 60
+
+
+class Dashboard:
+    """A browser that is logged in to Horizon as user demo."""
+
+    def __init__(self, state: Path, browser: Any) -> None:
+        cloud = open_cloud(state)
+        self.browser = browser
+        self.address = cloud.url("horizon")
+        self.pictures = cloud.data("screenshots")
+        self.log_in("demo", cloud.password("demo"))
+
+    def log_in(self, user: str, password: str) -> None:
+        self.open("/auth/login/")
+        self.find(By.ID, "id_username").send_keys(user)
+        self.find(By.ID, "id_password").send_keys(password, Keys.ENTER)
+        self.wait(expected.presence_of_element_located((By.CSS_SELECTOR, ".user-name")))
+
+    def open(self, path: str) -> None:
+        self.browser.get(f"{self.address}{path}")
+
+    def find(self, by: str, value: str) -> Any:
+        """The element, as soon as the page has it."""
+        return self.wait(expected.presence_of_element_located((by, value)))
+
+    def wait(self, condition: Any) -> Any:
+        return WebDriverWait(self.browser, PAGE_SECONDS).until(condition)
+
+    def wait_text(self, by: str, value: str, text: str) -> None:
+        """Until the element says ``text``; TimeoutException when it never does."""
+        self.wait(expected.text_to_be_present_in_element((by, value), text))
+
+    def picture(self, name: str) -> None:
+        self.browser.save_screenshot(str(self.pictures / f"{name}.png"))
+
+
+@pytest.fixture
+def browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium with a profile of its own."""
+    # The driver is reached over loopback: never by a proxy of the environment.
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
+                     "--no-proxy-server", "--window-size=1400,1000",
+                     f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(argument)
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    with ExitStack() as undo:
+        chromium = webdriver.Chrome(options=options, service=service)
+        undo.callback(chromium.quit)
+        yield chromium
+
+
+@pytest.fixture
+def dashboard(state: Path, browser: Any) -> Dashboard:
+    return Dashboard(state, browser)
+
+
+def test_server_its_log_and_its_serial_console(world: World, dashboard: Dashboard) -> None:
+    server, _ = world.boot_reachable("seen-in-horizon")
+
+    dashboard.open("/project/instances/")
+    row = f"tr[data-object-id='{server.id}']"
+    dashboard.wait_text(By.CSS_SELECTOR, row, "seen-in-horizon")
+    dashboard.wait_text(By.CSS_SELECTOR, row, "Active")
+    dashboard.picture("instances")
+
+    dashboard.open(f"/project/instances/{server.id}/?tab=instance_details__log")
+    dashboard.wait_text(By.CSS_SELECTOR, "pre.logs", "seen-in-horizon login:")
+    dashboard.picture("log")
+
+    dashboard.open(f"/project/instances/{server.id}/serial")
+    dashboard.wait_text(By.CSS_SELECTOR, "serial-console", "Status: Open")
+    dashboard.find(By.CSS_SELECTOR, ".terminal")
+    dashboard.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    dashboard.wait_text(By.CSS_SELECTOR, ".terminal", "seen-in-horizon login:")
+    dashboard.picture("serial-console")
+
+
+def test_wrong_password_is_told(state: Path, browser: Any) -> None:
+    address = open_cloud(state).url("horizon")
+    browser.get(f"{address}/auth/login/")
+    browser.find_element(By.ID, "id_username").send_keys("demo")
+    browser.find_element(By.ID, "id_password").send_keys("wrong", Keys.ENTER)
+    WebDriverWait(browser, PAGE_SECONDS).until(
+        expected.text_to_be_present_in_element((By.TAG_NAME, "body"), "Invalid credentials"))
