@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import os
 import pathlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib import parse
 
 import pylxd
 import pylxd.exceptions
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from oslo_log import log as logging
 from ws4py.client import WebSocketBaseClient
 
@@ -35,8 +38,42 @@ WELL_KNOWN_SOCKETS = (
 READ_ATTEMPTS = 3
 OPERATION_POLL = 30  # seconds that LXD holds one wait request open
 CHUNK = 1 << 20
+W = TypeVar("W", bound="WebSocket")
 # What belongs to no project: the server itself, its projects, its hardware.
 HOST_WIDE = ((), ("projects",), ("resources",))
+
+
+class WebSocket(WebSocketBaseClient):
+    """A WebSocket that its maker reads, with ``once()``; over TLS, to the right server only.
+
+    ws4py and pylxd verify nothing: a server of another's could read what a guest's console says.
+
+    :ivar pinned: the server's certificate (DER), when exactly one is trusted
+    """
+
+    pinned: bytes | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # LXD refuses a handshake whose Origin is not its own Host
+        kwargs["exclude_headers"] = ["origin"]
+        super().__init__(*args, **kwargs)
+
+    def handshake_ok(self) -> None:
+        """Reading is done by the caller."""
+
+    @property
+    def handshake_request(self) -> bytes:
+        """What is said first, secret included: not a word of it to a stranger.
+
+        :raises ssl.SSLCertVerificationError: the server's certificate is not the pinned one
+        """
+        if self.pinned and self.sock.getpeercert(binary_form=True) != self.pinned:
+            self.close_connection()
+            raise ssl.SSLCertVerificationError(
+                f"the certificate of {self.host} is not the one of [lxd]server_cert"
+            )
+        request: bytes = super().handshake_request
+        return request
 
 
 class LXDClient:
@@ -106,12 +143,20 @@ class LXDClient:
         finally:
             response.close()
 
-    def websocket(
-        self, kind: type[WebSocketBaseClient], *path: str, **params: str
-    ) -> WebSocketBaseClient:
+    def websocket(self, kind: type[W], *path: str, **params: str) -> W:
         """Make (and not yet connect) a WebSocket of the given class to an API path."""
         session = self.session()
-        socket = kind(session.websocket_url, ssl_options=session.ssl_options)
+        options = dict(session.ssl_options or {})
+        pinned = None
+        if session.websocket_url.startswith("wss:"):
+            if self._conf.server_cert:
+                pem = pathlib.Path(self._conf.server_cert).read_bytes()
+                certificate = x509.load_pem_x509_certificate(pem)
+                pinned = certificate.public_bytes(serialization.Encoding.DER)
+            else:
+                options |= {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": requests.certs.where()}
+        socket = kind(session.websocket_url, ssl_options=options)
+        socket.pinned = pinned
         query = parse.urlencode({"project": self.project, **params})
         socket.resource = f"/1.0/{'/'.join(map(_quote, path))}?{query}"
         return socket

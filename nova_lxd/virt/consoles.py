@@ -17,10 +17,9 @@ import nova.conf
 from nova.console import serial
 from nova.console import type as console_type
 from oslo_log import log as logging
-from ws4py.client import WebSocketBaseClient
 
 from nova_lxd.virt import exception
-from nova_lxd.virt.client import LXDClient
+from nova_lxd.virt.client import LXDClient, WebSocket
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -30,17 +29,10 @@ PIECE = 64 * 1024
 NOT_FOUND = 127  # the exit code that stands for a missing program
 
 
-class _Pipe(WebSocketBaseClient):
+class _Pipe(WebSocket):
     """A WebSocket whose messages go to ``receive`` as bytes."""
 
     receive: Any = staticmethod(lambda data: None)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["exclude_headers"] = ["origin"]
-        super().__init__(*args, **kwargs)
-
-    def handshake_ok(self) -> None:
-        """Reading is done by the caller."""
 
     def received_message(self, message: Any) -> None:
         self.receive(message.data)
@@ -135,6 +127,12 @@ class Consoles:
         return pipe
 
 
+def _hang_up(end: socket.socket) -> None:
+    """End both directions of a socket and wake who waits for it; the other end may be gone."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+
+
 class SerialProxy:
     """A TCP port that is an instance's console; one visitor at a time, the latest wins."""
 
@@ -153,8 +151,7 @@ class SerialProxy:
 
     def close(self) -> None:
         """Stop listening and send the visitor away."""
-        with contextlib.suppress(OSError):  # wakes accept(); the peer may be gone already
-            self._listener.shutdown(socket.SHUT_RDWR)
+        _hang_up(self._listener)
         self._listener.close()
         self._dismiss()
         serial.release_port(self.host, self.port)
@@ -162,8 +159,7 @@ class SerialProxy:
     def _dismiss(self) -> None:
         visitor, self._visitor = self._visitor, None
         if visitor:
-            with contextlib.suppress(OSError):
-                visitor.shutdown(socket.SHUT_RDWR)
+            _hang_up(visitor)
 
     def _accept(self) -> None:
         while True:
@@ -202,16 +198,19 @@ class SerialProxy:
             console.receive = visitor.sendall
             outward = threading.Thread(target=self._outward, args=(console, visitor), daemon=True)
             outward.start()
+            # A socket that somebody reads is shut down, never closed: its number may be taken
+            # again at once, and the reader would read what is another's.
+            stack.callback(outward.join)
+            stack.callback(_hang_up, visitor)
+            stack.callback(_hang_up, console.sock)
             while data := visitor.recv(PIECE):
                 console.send(data, binary=True)
             control.send(json.dumps({"command": "signal", "signal": 1}))
-        outward.join(5)
 
     def _outward(self, console: _Pipe, visitor: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the visitor left: so does the console
             console.pump()
-        with contextlib.suppress(OSError):
-            visitor.shutdown(socket.SHUT_RDWR)
+        _hang_up(visitor)
 
     def _connect(self, stack: contextlib.ExitStack, operation: str, secret: str) -> _Pipe:
         pipe = self._client.websocket(_Pipe, "operations", operation, "websocket", secret=secret)

@@ -18,10 +18,9 @@ from urllib import parse
 from nova.compute import power_state
 from nova.virt import event as virtevent
 from oslo_log import log as logging
-from ws4py.client import WebSocketBaseClient
 
 from nova_lxd.virt import exception
-from nova_lxd.virt.client import LXDClient
+from nova_lxd.virt.client import LXDClient, WebSocket
 
 LOG = logging.getLogger(__name__)
 
@@ -69,18 +68,10 @@ def known(record: dict[str, Any]) -> Known:
     )
 
 
-class _Stream(WebSocketBaseClient):
+class _Stream(WebSocket):
     """A WebSocket that hands each message, decoded, to ``receive``."""
 
     receive: Callable[[dict[str, Any]], None]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # LXD refuses a handshake whose Origin is not its own Host
-        kwargs["exclude_headers"] = ["origin"]
-        super().__init__(*args, **kwargs)
-
-    def handshake_ok(self) -> None:
-        """Reading is done by the caller, with once()."""
 
     def received_message(self, message: Any) -> None:
         self.receive(json.loads(message.data))
