@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import threading
 from typing import Any
 
 import pytest
 from nova import exception as nova_exception
+from nova import monkey_patch
 from nova.compute import power_state, provider_tree
 
 from nova_lxd.tests.functional.virt import guests, world
@@ -17,6 +20,12 @@ from nova_lxd.virt.client import LXDClient
 from nova_lxd.virt.host import Host
 
 pytestmark = pytest.mark.timeout(180)
+
+
+def test_concurrency_backend_is_the_one_asked_for() -> None:
+    green = os.environ.get("OS_NOVA_DISABLE_EVENTLET_PATCHING", "true").lower() == "false"
+    assert monkey_patch.is_patched() == green
+    assert threading.get_ident.__module__ == ("eventlet.green.thread" if green else "_thread")
 
 
 def test_inventory_and_traits(driver: Any) -> None:
