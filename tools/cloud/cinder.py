@@ -62,7 +62,7 @@ def configure(cloud: Cloud) -> Path:
             "api_paste_config": str(path.parent / "api-paste.ini"),
             "resource_query_filters_file": str(path.parent / "resource_filters.json"),
             "rootwrap_config": str(path.parent / "rootwrap.conf"),
-            "enabled_backends": "nfs", "default_volume_type": "nfs",
+            "enabled_backends": "nfs",
             "glance_api_servers": cloud.url("glance"), "osapi_volume_workers": 1,
         },
         "nfs": {
