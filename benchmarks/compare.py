@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, help="measure the daemon behind this socket alone")
     parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on all counts")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all cases run in turn")
     parser.add_argument("--quick", action="store_true", help="small counts, no Debian")
     parser.add_argument("--debian", action="store_true", help="measure with Debian as well")
     parser.add_argument("--json", type=Path, help="write all samples here")
@@ -111,7 +112,7 @@ def main() -> int:
     scale = _QUICK_SCALE if args.quick else args.scale
     with ExitStack() as stack:
         subjects = _subjects(args, stack)
-        passed, failed, skipped = measure(subjects, cases, scale)
+        passed, failed, skipped = measure(subjects, cases * args.rounds, scale)
         results = {name: subject.results for name, subject in subjects.items()}
     print(report.markdown(results))
     if args.json:
