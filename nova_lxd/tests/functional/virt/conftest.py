@@ -6,13 +6,15 @@ daemon of this package at LXD_DIR). Run them as root in a network and a mount na
 own; tools/testrun/beside.py does that.
 
 They run on native threads as nova-compute does; ``OS_NOVA_DISABLE_EVENTLET_PATCHING=false``,
-Nova's own variable, runs them on eventlet, its other concurrency backend.
+Nova's own variable, runs them on eventlet, its other concurrency backend. pytest needs
+``-p no:requests_mock`` then, as that plug-in imports urllib3 too early.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +28,13 @@ BACKEND = os.environ.get("NOVA_LXD_TEST_BACKEND")
 if BACKEND:  # before anything of Nova or requests is imported; other tests are left as they are
     from nova import monkey_patch
 
+    early = "urllib3" in sys.modules
     monkey_patch.patch(backend="threading")
+    if early and monkey_patch.is_patched():
+        raise pytest.UsageError(
+            "eventlet was patched in after urllib3 had been imported, so that TLS would not work: "
+            "run pytest with -p no:requests_mock"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
