@@ -105,13 +105,7 @@ def build(paths: Paths, group: str | None) -> Services:
         profiles=Profiles(db, events, lambda: instances),
         warnings=warnings,
         storage=storage,
-        volume_backups=VolumeBackups(
-            db,
-            paths,
-            storage.volumes,
-            storage.get,
-            lambda: config.get("backups.compression_algorithm"),
-        ),
+        volume_backups=_volume_backups(paths, db, storage, config),
         networks=networks,
         images=images,
         instances=instances,
@@ -121,6 +115,15 @@ def build(paths: Paths, group: str | None) -> Services:
     )
     services.server = Server(services, group)
     return services
+
+
+def _volume_backups(
+    paths: Paths, db: Database, storage: Storage, config: ServerConfig
+) -> VolumeBackups:
+    def algorithm() -> str:
+        return config.get("backups.compression_algorithm")
+
+    return VolumeBackups(db, paths, storage.volumes, storage.get, algorithm)
 
 
 async def run(paths: Paths, group: str | None) -> None:

@@ -21,6 +21,7 @@ from nova_lxd.lxd.api.auth import identify
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import ROUTES, Route
 from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
+from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.services import Services
 
 LOG = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Server:
         for entry in ROUTES:
             app.router.add_route(entry.method, entry.path, self._handler(entry))
         app.router.add_route("*", "/{tail:.*}", self._not_found)
+        app.on_response_prepare.append(self._allow_origin)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         self._unix_socket = self._bind_unix(self._services.paths.socket)
@@ -112,6 +114,19 @@ class Server:
         if runner is not None:
             await runner.cleanup()
 
+    async def _allow_origin(self, http: web.Request, response: web.StreamResponse) -> None:
+        """Tell a browser what scripts of other sites may do (``core.https_allowed_*``)."""
+        config = self._services.config
+        origin = config.get("core.https_allowed_origin")
+        if not origin or "Origin" not in http.headers:
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+        for name in ("methods", "headers"):
+            if value := config.get(f"core.https_allowed_{name}"):
+                response.headers[f"Access-Control-Allow-{name.capitalize()}"] = value
+        if is_true(config.get("core.https_allowed_credentials")):
+            response.headers["Access-Control-Allow-Credentials"] = "true"
+
     def _handler(self, entry: Route) -> _AiohttpHandler:
         async def handle(http: web.Request) -> web.StreamResponse:
             try:
@@ -142,6 +157,8 @@ class Server:
 
     async def _not_found(self, http: web.Request) -> web.StreamResponse:
         """A path that is not there, or one that has no such method (LXD: 501)."""
+        if http.method == "OPTIONS":  # a browser asks for the headers alone
+            return web.Response()
         for resource in http.app.router.resources():
             if resource.canonical == "/{tail}":
                 continue

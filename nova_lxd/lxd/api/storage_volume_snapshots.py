@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.api.storage_volumes import custom
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.storage import VolumeRow, VolumeSnapshotRow
+from nova_lxd.lxd.instances import schedule
 
 _BASE = "/1.0/storage-pools/{pool}/volumes/{type}/{name}/snapshots"
 
@@ -85,6 +87,8 @@ async def post_snapshots(request: Request) -> web.StreamResponse:
     requestor = request.requestor
     name = body.name or volumes.next_snapshot_name(row)
     expires = _seconds(body.expires_at)
+    if body.expires_at is None:
+        expires = schedule.expiry(row.config, time.time())
     op = request.services.operations.task(
         row.project,
         "Snapshotting storage volume",

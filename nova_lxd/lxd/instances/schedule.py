@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that takes scheduled snapshots and removes expired ones and backups, each minute."""
+"""The thread that takes scheduled snapshots and removes expired ones and backups, each minute.
+
+It looks after instances and custom volumes alike.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.errors import LXDError
-from nova_lxd.lxd.instances import backup, snapshots
+from nova_lxd.lxd.instances import backup, snapshots, timespan
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.schema import cron
 from nova_lxd.lxd.schema.configkeys import is_true
+from nova_lxd.lxd.storage.custom import CustomVolumes
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
@@ -49,6 +54,9 @@ class Scheduler:
                 take_due(self._svc, datetime.now())
                 remove_expired(self._svc, time.time())
                 backup.remove_expired(self._svc, time.time())
+                volumes = self._svc.ctx.storage.volumes
+                take_due_of_volumes(volumes, datetime.now())
+                remove_expired_of_volumes(volumes, time.time())
             except Exception:
                 LOG.exception("Looking after snapshots and backups failed; trying again")
 
@@ -91,3 +99,40 @@ def remove_expired(svc: Instances, now: float) -> None:
                 snapshots.delete(svc, inst, name)
         except LXDError as exc:
             LOG.error("Removing the expired snapshot %s of %s failed: %s", name, inst, exc)
+
+
+def take_due_of_volumes(volumes: CustomVolumes, when: datetime) -> None:
+    """Snapshot the custom volumes that are due in the minute of ``when`` (local time)."""
+    for row in volumes.all():
+        text = row.config.get("snapshots.schedule")
+        if not text or not cron.parse(text).matches(when):
+            continue
+        try:
+            taken = {snapshot.name for snapshot in volumes.snapshots(row)}
+            name = snapshots.free_name(row.config.get("snapshots.pattern", ""), taken)
+            volumes.create_snapshot(row, name, expiry(row.config, when.timestamp()), {})
+        except LXDError as exc:
+            LOG.error("The scheduled snapshot of volume %s failed: %s", row.name, exc)
+
+
+def expiry(config: Mapping[str, str], now: float) -> float:
+    """When a snapshot taken now expires by ``snapshots.expiry``; 0 for never."""
+    span = config.get("snapshots.expiry", "")
+    return timespan.after(span, now) if span else 0.0
+
+
+def remove_expired_of_volumes(volumes: CustomVolumes, now: float) -> None:
+    """Remove the snapshots of custom volumes whose time has come."""
+    for row in volumes.all():
+        for snapshot in volumes.snapshots(row):
+            if not 0 < snapshot.expires_at <= now:
+                continue
+            try:
+                volumes.delete_snapshot(row, snapshot.name, {})
+            except LXDError as exc:
+                LOG.error(
+                    "Removing the expired snapshot %s of volume %s failed: %s",
+                    snapshot.name,
+                    row.name,
+                    exc,
+                )

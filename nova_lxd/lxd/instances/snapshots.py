@@ -7,6 +7,7 @@ import logging
 import re
 import sqlite3
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -175,7 +176,11 @@ def next_name(svc: Instances, record: InstanceRecord, pattern: str) -> str:
 
     :raises BadRequest: the pattern cannot be rendered or gives no valid name.
     """
-    taken = {s.name for s in db_snapshots.of_instance(svc.ctx.db, record.id)}
+    return free_name(pattern, {s.name for s in db_snapshots.of_instance(svc.ctx.db, record.id)})
+
+
+def free_name(pattern: str, taken: Collection[str]) -> str:
+    """As :func:`next_name`, beside names that are taken."""
     name = naming.render_pattern(pattern or "snap%d", time.time())
     if "%d" not in name and name in taken:
         name += "-%d"

@@ -40,7 +40,6 @@ SERVER_KEYS = KeyTable(
         Key("core.https_allowed_headers", "string", "Access-Control-Allow-Headers."),
         Key("core.https_allowed_methods", "string", "Access-Control-Allow-Methods."),
         Key("core.https_allowed_origin", "string", "Access-Control-Allow-Origin."),
-        Key("core.metrics_address", "string", "Address that serves only metrics.", _address),
         Key(
             "core.metrics_authentication",
             "bool",
@@ -78,9 +77,6 @@ SERVER_KEYS = KeyTable(
             integer(0),
             "10",
         ),
-        Key("instances.nic.host_name", "string", "Naming.", one_of("random", "mac"), "random"),
-        Key("storage.backups_volume", "string", "Volume for backups (POOL/VOLUME)."),
-        Key("storage.images_volume", "string", "Volume for images (POOL/VOLUME)."),
         Key("user.*", "string", "Free keys.", any_text),
     ),
 )

@@ -110,7 +110,7 @@ class CustomVolumes:
         """The volume as a disk device needs it; it need not be mounted."""
         row = self.get(pool, project, volume)
         path = self._pool(pool).driver.path(volume_of(row))
-        return CustomVolume(path, is_true(row.config.get("security.shifted")), row.content_type)
+        return CustomVolume(path, is_true(row.config.get("security.unmapped")), row.content_type)
 
     def mount_custom(self, project: str, pool: str, volume: str, user: str) -> CustomVolume:
         """Mount it for one more user; idempotent per user."""

@@ -208,3 +208,26 @@ def test_https_comes_back_after_a_restart(bare: Daemon) -> None:
     bare.restart()
     assert curl(bare, f"https://127.0.0.1:{PORT}/1.0")[0] == 200
     assert (bare.lxd_dir / "server.crt").read_bytes() == certificate
+
+
+def test_browsers_are_told_what_other_sites_may_do(daemon: Daemon, https: str) -> None:
+    settings = {
+        "origin": "https://console.example", "methods": "GET, POST", "headers": "X-LXD-type",
+        "credentials": "true",
+    }  # fmt: skip
+    asking = ("-D", "-", "-H", "Origin: https://console.example", f"https://{https}/1.0")
+    assert "access-control" not in curl(daemon, *asking)[1].lower()
+    for name, value in settings.items():
+        daemon.lxc("config", "set", f"core.https_allowed_{name}", value)
+    try:
+        for method in ("GET", "OPTIONS"):
+            code, answer = curl(daemon, "-X", method, *asking)
+            assert code == 200
+            for name, value in settings.items():
+                assert f"access-control-allow-{name}: {value}" in answer.lower().replace(
+                    value.lower(), value
+                )
+        assert "access-control" not in curl(daemon, "-D", "-", asking[-1])[1].lower()
+    finally:
+        for name in settings:
+            daemon.lxc("config", "unset", f"core.https_allowed_{name}")

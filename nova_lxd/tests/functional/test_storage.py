@@ -238,3 +238,22 @@ def test_dir_on_an_existing_directory(daemon: Daemon, tmp_path: Path, launch: La
     finally:
         daemon.lxc("storage", "delete", "other")
     assert list(source.iterdir()) == []
+
+
+def test_shifted_volume_is_shared_between_id_maps(daemon: Daemon, launch: Launch) -> None:
+    """Guests with ranges of their own see each other's files under the owners inside."""
+    guests = [launch("-c", "security.idmap.isolated=true") for _ in range(2)]
+    daemon.lxc("storage", "volume", "create", "default", "shared", "security.shifted=true")
+    try:
+        for guest in guests:
+            daemon.lxc("storage", "volume", "attach", "default", "shared", guest, "/mnt")
+        one, two = guests
+        daemon.exec(one, "sh", "-c", "echo hello > /mnt/f; chown 7:8 /mnt/f; chmod 0600 /mnt/f")
+        assert daemon.exec(two, "stat", "-c", "%u:%g", "/mnt/f") == "7:8"
+        assert daemon.exec(two, "cat", "/mnt/f") == "hello"
+        bases = {daemon.instance(guest)["config"]["volatile.idmap.base"] for guest in guests}
+        assert len(bases) == 2
+    finally:
+        for guest in guests:
+            daemon.lxc("delete", "-f", guest)
+        daemon.lxc("storage", "volume", "delete", "default", "shared")
