@@ -18,6 +18,8 @@ SETTINGS = '''# Written by quickstart at every 'up': changes here are lost.
 import sys
 import types
 
+from openstack_dashboard import defaults
+
 local = types.ModuleType("local.local_settings")
 local.__dict__.update(
     DEBUG=False,
@@ -35,6 +37,10 @@ local.__dict__.update(
     OPENSTACK_KEYSTONE_DEFAULT_DOMAIN="Default",
     OPENSTACK_KEYSTONE_DEFAULT_ROLE="member",
     CONSOLE_TYPE="SERIAL",
+    # Servers of this driver boot from images, never from volumes.
+    LAUNCH_INSTANCE_DEFAULTS={{
+        **defaults.LAUNCH_INSTANCE_DEFAULTS, "create_volume": False, "hide_create_volume": True,
+        "disable_volume": True, "disable_volume_snapshot": True}},
     TIME_ZONE="UTC",
 )
 sys.modules["local.local_settings"] = local

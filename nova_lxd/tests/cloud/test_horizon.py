@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cloud.cli import open_cloud
 
-from nova_lxd.tests.cloud.world import World
+from nova_lxd.tests.cloud.world import World, eventually
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
@@ -58,6 +58,10 @@ class Dashboard:
 
     def wait(self, condition: Any) -> Any:
         return WebDriverWait(self.browser, PAGE_SECONDS).until(condition)
+
+    def click(self, by: str, value: str) -> None:
+        """Click the element, as soon as it can be."""
+        self.wait(expected.element_to_be_clickable((by, value))).click()
 
     def wait_text(self, by: str, value: str, text: str) -> None:
         """Until the element says ``text``; TimeoutException when it never does."""
@@ -108,6 +112,36 @@ def test_server_its_log_and_its_serial_console(world: World, dashboard: Dashboar
     dashboard.browser.switch_to.active_element.send_keys(Keys.ENTER)
     dashboard.wait_text(By.CSS_SELECTOR, ".terminal", "seen-in-horizon login:")
     dashboard.picture("serial-console")
+
+
+def test_server_by_the_dialog(world: World, dashboard: Dashboard) -> None:
+    """Launched by the wizard, deleted by the row's menu; the only network is chosen already."""
+    name = "by-the-dialog"
+    dashboard.open("/project/instances/")
+    dashboard.click(By.ID, "instances__action_launch-ng")
+    dashboard.wait(expected.element_to_be_clickable((By.ID, "name"))).send_keys(name)
+    for choice in ("busybox", "c1.tiny"):
+        dashboard.click(By.CSS_SELECTOR, ".ng-wizard button.next")
+        dashboard.click(
+            By.XPATH, "//div[contains(@class, 'step') and not(contains(@class, 'ng-hide'))]"
+            "//div[contains(@class, 'transfer-available')]"
+            f"//tr[td[normalize-space()='{choice}']]//button")
+    dashboard.picture("launch-dialog")
+    dashboard.click(By.CSS_SELECTOR, ".ng-wizard button.finish")
+
+    server = eventually("the launch", PAGE_SECONDS,
+                        lambda: world.api.compute.find_server(name))
+    world.undo.callback(world.delete, server)
+    world.wait_active(server)
+    row = f"tr[data-object-id='{server.id}']"
+    dashboard.wait_text(By.CSS_SELECTOR, row, "Active")
+    dashboard.picture("launched")
+
+    dashboard.click(By.CSS_SELECTOR, f"{row} .dropdown-toggle")
+    dashboard.click(By.CSS_SELECTOR, f"{row} [id$='action_delete']")
+    dashboard.click(By.CSS_SELECTOR, ".modal-footer .btn-primary, .modal-footer .btn-danger")
+    world.api.compute.wait_for_delete(server, interval=0.5, wait=PAGE_SECONDS)
+    dashboard.wait(expected.invisibility_of_element_located((By.CSS_SELECTOR, row)))
 
 
 def test_wrong_password_is_told(state: Path, browser: Any) -> None:
