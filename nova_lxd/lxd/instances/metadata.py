@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +15,16 @@ from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.images.metadata import load_yaml
 from nova_lxd.lxd.instances import volumes
 from nova_lxd.lxd.instances.instance import Instance
+from nova_lxd.lxd.instances.templates import (
+    DIRECTORY,
+    MAX_METADATA,
+    MAX_TEMPLATE,
+    METADATA,
+    read_regular,
+)
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
-
-_FILE = "metadata.yaml"
-_TEMPLATES = "templates"
-_MAX_TEMPLATE = 1024 * 1024
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def read(svc: Instances, inst: Instance) -> dict[str, Any]:
     :raises BadRequest: the file on the volume is no proper metadata.yaml.
     """
     with _volume(svc, inst) as path:
-        data = _read_file(path, _FILE) or b"{}"
+        data = read_regular(path, METADATA, MAX_METADATA) or b"{}"
     loaded = load_yaml(data)
     if not isinstance(loaded, dict):
         raise BadRequest(f"Reading metadata.yaml of {inst} failed: it is no mapping")
@@ -87,13 +89,13 @@ def write(svc: Instances, inst: Instance, new: Mapping[str, Any]) -> None:
     data = yaml.safe_dump(dict(new), sort_keys=False).encode()
     load_yaml(data)  # what was written must be readable within the same limits
     with _volume(svc, inst) as path:
-        _replace_file(path, _FILE, data)
+        _replace_file(path, METADATA, data)
 
 
 def template_names(svc: Instances, inst: Instance) -> list[str]:
     """The template files, sorted."""
     with _volume(svc, inst) as path:
-        directory = path / _TEMPLATES
+        directory = path / DIRECTORY
         if not directory.is_dir() or directory.is_symlink():
             return []
         return sorted(entry.name for entry in directory.iterdir() if entry.is_file())
@@ -109,7 +111,7 @@ def check_template_name(name: str) -> str:
 def read_template(svc: Instances, inst: Instance, name: str) -> bytes:
     """:raises NotFound: there is no such template."""
     with _volume(svc, inst) as path:
-        data = _read_file(path, f"{_TEMPLATES}/{check_template_name(name)}")
+        data = read_regular(path, f"{DIRECTORY}/{check_template_name(name)}", MAX_TEMPLATE)
     if data is None:
         raise NotFound("Not Found")
     return data
@@ -118,10 +120,10 @@ def read_template(svc: Instances, inst: Instance, name: str) -> bytes:
 def write_template(svc: Instances, inst: Instance, name: str, data: bytes) -> None:
     """Create or replace a template file."""
     check_template_name(name)
-    if len(data) > _MAX_TEMPLATE:
-        raise BadRequest(f"Writing template {name!r} failed: it is over {_MAX_TEMPLATE} bytes")
+    if len(data) > MAX_TEMPLATE:
+        raise BadRequest(f"Writing template {name!r} failed: it is over {MAX_TEMPLATE} bytes")
     with _volume(svc, inst) as path:
-        directory = path / _TEMPLATES
+        directory = path / DIRECTORY
         if directory.is_symlink():
             raise BadRequest(f"Writing template {name!r} failed: templates is a link")
         directory.mkdir(mode=0o711, exist_ok=True)
@@ -132,25 +134,10 @@ def delete_template(svc: Instances, inst: Instance, name: str) -> None:
     """:raises NotFound: there is no such template."""
     check_template_name(name)
     with _volume(svc, inst) as path:
-        directory = path / _TEMPLATES
+        directory = path / DIRECTORY
         if directory.is_symlink() or not (directory / name).is_file():
             raise NotFound("Not Found")
         (directory / name).unlink()
-
-
-def _read_file(top: Path, name: str) -> bytes | None:
-    """A regular file of the volume, which a hostile image may have made a link."""
-    directory = os.open((top / name).parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fd = os.open(Path(name).name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-    except OSError as exc:
-        if exc.errno in (errno.ENOENT, errno.ELOOP):
-            return None
-        raise
-    finally:
-        os.close(directory)
-    with os.fdopen(fd, "rb") as stream:
-        return stream.read(_MAX_TEMPLATE + 1)
 
 
 def _replace_file(directory: Path, name: str, data: bytes) -> None:

@@ -85,7 +85,7 @@ def read(volume: Path) -> list[Template]:
 
     :raises BadRequest: metadata.yaml is not what an image may hold.
     """
-    data = _read_regular(volume, METADATA, MAX_METADATA)
+    data = read_regular(volume, METADATA, MAX_METADATA)
     if data is None:
         return []
     # Most often there are none, and YAML is slow.
@@ -137,7 +137,7 @@ def _render(volume: Path, subject: Subject, trigger: str, template: Template) ->
     name = template.file
     if not name or "/" in name or name.startswith("."):
         raise BadRequest(f"Applying template {name[:128]!r} failed: it is no plain file name")
-    source = _read_regular(volume, f"{DIRECTORY}/{name}", MAX_TEMPLATE)
+    source = read_regular(volume, f"{DIRECTORY}/{name}", MAX_TEMPLATE)
     if source is None:
         raise BadRequest(f"Applying template {name[:128]!r} failed: the image has no such file")
 
@@ -154,7 +154,7 @@ def _render(volume: Path, subject: Subject, trigger: str, template: Template) ->
     LOG.debug("template %s written to %s (%s)", name, template.path, trigger)
 
 
-def _read_regular(top: Path, name: str, limit: int) -> bytes | None:
+def read_regular(top: Path, name: str, limit: int) -> bytes | None:
     """A regular file below ``top``, never through a link; None when there is none.
 
     :raises BadRequest: it is longer than ``limit`` bytes or no regular file.
