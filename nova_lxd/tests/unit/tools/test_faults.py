@@ -87,7 +87,7 @@ def found(status: str = "Running", snapshots: tuple[str, ...] = ()) -> dict[str,
     ("guest", "there", "content", "finding"),
     [
         (Guest("g", exists=True), None, b"", "exists is False"),
-        (Guest("g", exists=False), found(), b"", "exists is True"),
+        (Guest("g", exists=False, running=None), found(), b"", "exists is True"),
         (Guest("g", exists=True, running=False), found(), b"", "status is Running"),
         (Guest("g", exists=True, running=None, file={b"a"}), found(), b"b", "acknowledged {b'a'}"),
         (
