@@ -160,13 +160,13 @@ class EventWatcher:
                 self._follow()
                 reason = "LXD closed the event stream"
             except Exception as e:  # whatever it was: say so, and try again
-                LOG.debug("event stream", exc_info=True)
+                LOG.debug("event stream", exc_info=not self._stop.is_set())
                 reason = f"LXD's event stream broke: {e}"
             with self._lock:
                 self._current = False
             self._first.set()
             if self._stop.is_set():
-                return
+                return  # it was stop() that ended the stream
             LOG.warning("%s; trying again in %s s", reason, self._retry)
             self._tell_connection(False, reason)
             self._stop.wait(self._retry)

@@ -29,6 +29,7 @@ from nova_lxd.virt import driver, host, vifs
 DRIVER = "lxd.LXDDriver"
 PROJECT = f"nt{os.getpid()}-{{host}}"
 RETRIES = 60  # of 0.5 s each: a container takes longer than a fake driver's dictionary
+SHUTDOWN_SECONDS = 20  # as much as Nova keeps for cleanup_host
 VCPUS, MEMORY_MB, DISK_GB = 1000, 800_000, 600_000
 NODE_NAMESPACE = uuid.UUID("5f1d0b52-6f0c-4d52-9c8c-1f1d3b1a7f10")
 
@@ -63,6 +64,8 @@ def _conf_set_up(original: Any) -> Any:
         original(self)
         self.conf.set_default("compute_driver", DRIVER)
         self.conf.set_default("vif_plugging_timeout", 0)
+        # a compute service that a test has stopped is gone when its test ends
+        self.conf.set_default("manager_shutdown_timeout", SHUTDOWN_SECONDS)
         self.conf.set_default("image_work_dir", f"{STATE.name}/images", group="lxd")
         self.conf.set_default("config_drive_dir", f"{STATE.name}/drives", group="lxd")
         self.conf.set_default("project", PROJECT, group="lxd")
