@@ -5,22 +5,10 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
-from aiohttp import web
-
-from nova_lxd.lxd.api.request import Request
+from nova_lxd.lxd.api.request import BODY_ERRORS, CHUNK, Request
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.images.receive import Receiver, receiver
 from nova_lxd.lxd.images.store import Staging
-
-#: How much is gathered before a worker thread takes it to the disk, in bytes.
-CHUNK = 1024 * 1024
-_BODY_ERRORS = (
-    aiohttp.ClientPayloadError,
-    aiohttp.http.HttpProcessingError,
-    web.RequestPayloadError,
-    ConnectionError,
-)
 
 
 async def starts_as_json(request: Request) -> bool:
@@ -35,7 +23,7 @@ async def starts_as_json(request: Request) -> bool:
         return False
     try:
         head: bytes = await content.readany()
-    except _BODY_ERRORS as exc:
+    except BODY_ERRORS as exc:
         raise _truncated(exc) from exc
     content.unread_data(head)
     return head.lstrip()[:1] == b"{"
@@ -78,7 +66,7 @@ async def _pump(request: Request, sink: Receiver) -> None:
             if not chunk:
                 return
             writing = asyncio.ensure_future(request.run(sink.feed, chunk))
-    except _BODY_ERRORS as exc:
+    except BODY_ERRORS as exc:
         raise _truncated(exc) from exc
     finally:
         if writing is not None:

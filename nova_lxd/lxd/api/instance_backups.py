@@ -24,8 +24,6 @@ from nova_lxd.lxd.errors import NoSpace
 from nova_lxd.lxd.instances import backup, naming
 from nova_lxd.lxd.operations import Operation
 
-_CHUNK = 1 << 20
-
 
 class BackupsPost(msgspec.Struct):
     """Body of POST /1.0/instances/NAME/backups."""
@@ -156,7 +154,7 @@ async def import_backup(request: Request, project: str) -> web.StreamResponse:
     services = request.services
     headers = request.http.headers
     with ExitStack() as undo:
-        path = await _receive(request)
+        path = await receive_archive(request)
         undo.callback(path.unlink, missing_ok=True)
         index = await request.run(backup.read_index, path)
         wanted = backup.Import(
@@ -182,29 +180,18 @@ async def import_backup(request: Request, project: str) -> web.StreamResponse:
     return envelope.operation(op)
 
 
-async def _receive(request: Request) -> Path:
+async def receive_archive(request: Request) -> Path:
     """The body as a file below LXD_DIR/backups; the caller removes it.
 
-    :raises NoSpace: the disk is full.
+    :raises BadRequest: it ended too early.  :raises NoSpace: the disk is full.
     """
     fd, name = tempfile.mkstemp(prefix=".import-", dir=request.services.paths.backups)
     path = Path(name)
 
-    def put(data: bytearray) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-
     with ExitStack() as undo:
         undo.callback(path.unlink, missing_ok=True)
         try:
-            pending = bytearray()
-            async for chunk in request.http.content.iter_any():
-                pending += chunk
-                if len(pending) >= _CHUNK:
-                    await request.run(put, pending)
-                    pending = bytearray()
-            await request.run(put, pending)
+            await request.save_body(fd)
         except OSError as exc:
             raise NoSpace(f"Receiving the backup failed: {exc.strerror}") from exc
         finally:

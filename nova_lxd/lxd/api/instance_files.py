@@ -216,22 +216,10 @@ async def _receive(request: Request, instance: Instance, path: str, wanted: _Att
                 path, append=wanted.append, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid
             )
 
-    def put(data: bytes | bytearray) -> None:
-        view = memoryview(data)
-        with told("Writing", path):
-            while view:
-                view = view[os.write(fd, view) :]
-
     fd = await request.run(begin)
     try:
-        pending = bytearray()
-        async for chunk in request.http.content.iter_any():
-            pending += chunk
-            if len(pending) >= _CHUNK:
-                await request.run(put, pending)
-                pending = bytearray()
-        if pending:
-            await request.run(put, pending)
+        with told("Writing", path):
+            await request.save_body(fd)
     finally:
         os.close(fd)
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import aiohttp
 import msgspec
 from aiohttp import web
 
@@ -24,6 +26,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_JSON = 16 * 1024 * 1024
+#: How much of a body is gathered before a worker thread takes it to the disk, in bytes.
+CHUNK = 1024 * 1024
+#: What reading a body raises when the client breaks off.
+BODY_ERRORS = (
+    aiohttp.ClientPayloadError,
+    aiohttp.http.HttpProcessingError,
+    web.RequestPayloadError,
+    ConnectionError,
+)
+
+
+def _write_all(fd: int, data: bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 class Request:
@@ -98,6 +115,26 @@ class Request:
             if len(chunks) > MAX_JSON:
                 raise TooLarge(f"Reading the body of {self.http.path} failed: over {MAX_JSON} B")
         return bytes(chunks)
+
+    async def save_body(self, fd: int) -> None:
+        """Write the body to a descriptor, which stays the caller's, at constant memory.
+
+        :raises BadRequest: it ended too early.
+        :raises OSError: it cannot be written.
+        """
+        content = self.http.content
+        while True:
+            chunk = bytearray()
+            try:
+                while len(chunk) < CHUNK and not content.at_eof():
+                    chunk += await content.readany()
+            except BODY_ERRORS as exc:
+                raise BadRequest(
+                    f"Receiving the body of {self.http.path} failed: it ended too early ({exc})"
+                ) from exc
+            if not chunk:
+                return
+            await self.run(_write_all, fd, chunk)
 
     async def body(self, kind: type[T]) -> T:
         """The JSON body as ``kind``.
