@@ -17,7 +17,9 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks import report
 from benchmarks.cases import create, delete, start, stop
@@ -115,6 +117,59 @@ def chart(points: Sequence[Point]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
+@dataclass
+class Outcome:
+    """What a whole run told."""
+
+    points: list[Point] = field(default_factory=list)
+    launched: list[float] = field(default_factory=list)
+    restart: float = 0.0
+    survived: int = 0
+    removal: float = 0.0
+    left: int = 0
+
+    @property
+    def slowdown(self) -> float:
+        """The last tenth of the launches against the first."""
+        tenth = max(1, len(self.launched) // 10)
+        first, last = self.launched[:tenth], self.launched[-tenth:]
+        return statistics.median(last) / statistics.median(first)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, machine-readable."""
+        return {
+            "machine": report.machine(),
+            "points": self.points,
+            "restart_s": self.restart,
+            "remove_s": self.removal,
+            "slowdown": self.slowdown,
+        }
+
+
+def measure(daemon: Daemon, count: int) -> Outcome:
+    """Launch, restart, remove."""
+    outcome = Outcome()
+    subject = Subject(daemon.socket, images(debian=False))
+    subject.furnish()
+    step = max(1, count // 10)
+    for first in range(0, count, step):
+        part = launch(subject, first, min(first + step, count))
+        outcome.launched += part
+        outcome.points.append(look(subject, len(outcome.launched), part))
+        told = outcome.points[-1].items()
+        print(", ".join(f"{name} {value:.1f}" for name, value in told), flush=True)
+    began = time.perf_counter()
+    daemon.restart()
+    outcome.restart = time.perf_counter() - began
+    with subject.connect() as api:
+        found = api.get("/1.0/instances?recursion=1")
+        outcome.survived = sum(each["status"] == "Running" for each in found)
+    outcome.removal = remove(subject, count)
+    with subject.connect() as api:
+        outcome.left = len(api.get("/1.0/instances"))
+    return outcome
+
+
 def main() -> int:
     """Run it; 1 when a check failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
@@ -123,44 +178,18 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
-    points: list[Point] = []
-    launched: list[float] = []
     with Daemon(args.backend, "scale") as daemon:
-        subject = Subject(daemon.socket, images(debian=False))
-        subject.furnish()
-        step = max(1, args.count // 10)
-        for first in range(0, args.count, step):
-            part = launch(subject, first, min(first + step, args.count))
-            launched += part
-            points.append(look(subject, len(launched), part))
-            print(", ".join(f"{name} {value:.1f}" for name, value in points[-1].items()))
-        began = time.perf_counter()
-        daemon.restart()
-        restart = time.perf_counter() - began
-        with subject.connect() as api:
-            found = api.get("/1.0/instances?recursion=1")
-            running = sum(each["status"] == "Running" for each in found)
-        gone = remove(subject, args.count)
-        with subject.connect() as api:
-            left = api.get("/1.0/instances")
-    tenth = max(1, args.count // 10)
-    slowdown = statistics.median(launched[-tenth:]) / statistics.median(launched[:tenth])
+        outcome = measure(daemon, args.count)
     print(
-        f"restart with {running} running: {restart:.1f} s; stop and delete: {gone:.1f} s, "
-        f"{args.count / gone:.1f}/s; last launches against first: {slowdown:.2f} (wanted ≤ 1.5)"
+        f"restart with {outcome.survived} running: {outcome.restart:.1f} s; stop and delete: "
+        f"{outcome.removal:.1f} s, {args.count / outcome.removal:.1f}/s; "
+        f"last launches against first: {outcome.slowdown:.2f} (wanted ≤ 1.5)"
     )
-    checks = [running == args.count, not left]
+    checks = [outcome.survived == args.count, not outcome.left]
     if args.json:
-        data = {
-            "machine": report.machine(),
-            "points": points,
-            "restart_s": restart,
-            "remove_s": gone,
-            "slowdown": slowdown,
-        }
-        args.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(outcome.to_json(), indent=1) + "\n", encoding="utf-8")
     if args.svg:
-        args.svg.write_text(chart(points), encoding="utf-8")
+        args.svg.write_text(chart(outcome.points), encoding="utf-8")
     print(f"{sum(checks)} passed, {len(checks) - sum(checks)} failed, 0 skipped")
     return 0 if all(checks) else 1
 
