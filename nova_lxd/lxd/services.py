@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nova_lxd.lxd.profiles import Profiles
     from nova_lxd.lxd.projects import Projects
     from nova_lxd.lxd.serverconfig import ServerConfig
+    from nova_lxd.lxd.storage.custombackup import VolumeBackups
     from nova_lxd.lxd.storage.service import Storage
     from nova_lxd.lxd.trust import Trust
     from nova_lxd.lxd.warnings import Warnings
@@ -44,6 +45,7 @@ class Services:
     profiles: Profiles
     warnings: Warnings
     storage: Storage
+    volume_backups: VolumeBackups
     networks: Networks
     images: Images
     instances: Instances

@@ -16,6 +16,9 @@ from nova_lxd.lxd.db.projects import Project
 from nova_lxd.lxd.errors import NotFound
 
 
+_RENAME_PATIENCE = 5.0
+
+
 class ProjectsPost(msgspec.Struct):
     """Body of POST /1.0/projects."""
 
@@ -153,6 +156,8 @@ async def post_project(request: Request) -> web.StreamResponse:
         lambda _op: services.projects.rename(project.name, body.name, requestor),
         requestor=requestor,
     )
+    # pylxd looks for the new name without waiting; LXD is done by then, so let it be done here.
+    await services.operations.wait(op, _RENAME_PATIENCE)
     return envelope.operation(op)
 
 

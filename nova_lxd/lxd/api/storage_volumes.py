@@ -13,6 +13,7 @@ from nova_lxd.lxd.api.envelope import timestamp
 from nova_lxd.lxd.api.filters import apply_filter
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.api.volume_import import import_backup
 from nova_lxd.lxd.db import storage as db_storage
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.storage import VolumeRow
@@ -171,6 +172,8 @@ async def post_volumes(request: Request) -> web.StreamResponse:
     """Create a custom volume, empty or as a copy."""
     pool = request.services.storage.row(request.path("pool")).name
     project = request.project_for("storage.volumes")
+    if request.http.headers.get("Content-Type", "") == "application/octet-stream":
+        return await import_backup(request, pool, project)
     body = await request.body(VolumesPost)
     kind = request.http.match_info.get("type") or body.type or "custom"
     if kind != "custom":

@@ -103,4 +103,12 @@ _V1 = (
         last_seen_at REAL NOT NULL) STRICT""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_V1,)
+_V2 = (
+    """CREATE TABLE storage_volume_backups (
+        id INTEGER PRIMARY KEY,
+        volume_id INTEGER NOT NULL REFERENCES storage_volumes (id) ON DELETE CASCADE,
+        name TEXT NOT NULL, created_at REAL NOT NULL, expires_at REAL NOT NULL DEFAULT 0,
+        volume_only INTEGER NOT NULL DEFAULT 0, UNIQUE (volume_id, name)) STRICT""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_V1, _V2)

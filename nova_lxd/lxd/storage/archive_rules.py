@@ -82,7 +82,7 @@ class Rules:
             raise Refused(f"it has more than {self.limits.max_entries} entries")
         if self._bytes > self.limits.max_bytes:
             raise Refused(f"it unpacks to more than {self.limits.max_bytes} bytes")
-        parts = _split(entry.name, "the entry")
+        parts = _split(self._inner_name(entry.name), "the entry")
         if not parts:
             if not stat.S_ISDIR(entry.kind):
                 raise Refused("its top is not a directory")
@@ -93,6 +93,15 @@ class Rules:
             self._links[place] = entry.link
         else:
             self._links.pop(place, None)
+
+    def _inner_name(self, name: str) -> str:
+        """The name as tar unpacks it: some builders write an image's own parts as ``/rootfs/…``.
+
+        tar drops the leading slash; every other absolute name stays refused.
+        """
+        inner = name.lstrip("/")
+        own = inner == "metadata.yaml" or inner.split("/", 1)[0] in ("rootfs", "templates")
+        return inner if self.image and own else name
 
     def _check_kind(self, entry: Entry, place: tuple[str, ...]) -> None:
         if entry.kind == 0:

@@ -160,6 +160,17 @@ def test_hostile_archive_makes_no_volume(attack: str, tmp_path: Path, outside: P
         assert not pool.driver.has(volume)
 
 
+def test_parts_of_an_image_may_have_a_leading_slash(target: Path, tmp_path: Path) -> None:
+    """pylxd's own test image is built like that, and tar drops the slash."""
+    archive = tmp_path / "slashes.tar"
+    with tarfile.open(archive, "w") as out:
+        for name in ("metadata.yaml", "/templates/a.tpl", "/rootfs/etc/inittab"):
+            out.addfile(member(name))
+    unpack_image(archive, None, target)
+    assert (target / "rootfs/etc/inittab").is_file()
+    assert (target / "templates/a.tpl").is_file()
+
+
 ESCAPE = """
 import subprocess, sys
 from pathlib import Path
