@@ -36,7 +36,9 @@ class Part:
         return self.full if whole or not self.share else self.share
 
 
-_FUNCTIONAL = (*_PYTEST, "-p", "no:cacheprovider", "--timeout=300")
+# What runs real systems is tried once more when it fails; the summary tells how often it was.
+_LIVE = ("--reruns=1", "--reruns-delay=2")
+_FUNCTIONAL = (*_PYTEST, "-p", "no:cacheprovider", "--timeout=300", *_LIVE)
 _OTHERS = (
     "--ignore=nova_lxd/tests/functional/virt",
     "--ignore=nova_lxd/tests/functional/packaging",
@@ -130,13 +132,13 @@ PARTS: tuple[Part, ...] = (
         "a whole OpenStack: servers from outside, by API and ssh, then tempest",
         (
             (*_CLOUD, "up", "--venv", "{venv}"),
-            (*_PYTEST, "nova_lxd/tests/cloud", "--full"),
+            (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud", "--full"),
             ("{python}", "tools/cloud/tempest", "--full"),
             (*_CLOUD, "destroy"),
         ),
         share=(
             (*_CLOUD, "up", "--venv", "{venv}"),
-            (*_PYTEST, "nova_lxd/tests/cloud"),
+            (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud"),
             ("{python}", "tools/cloud/tempest"),
             (*_CLOUD, "destroy"),
         ),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 _CLOSING = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.MULTILINE)
 _SKIP = re.compile(r"^skipped: (.+)$", re.MULTILINE)
+_RERUN = re.compile(r"^(?:=+ )?(?:.*, )?(\d+) rerun\b", re.MULTILINE)
 _OUT_OF_TIME = 124
 
 
@@ -21,6 +22,7 @@ class Result:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    repeated: int = 0
     seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -29,6 +31,7 @@ class Result:
         self.passed += other.passed
         self.failed += other.failed
         self.skipped += other.skipped
+        self.repeated += other.repeated
         self.seconds += other.seconds
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
@@ -38,6 +41,8 @@ class Result:
     def line(self) -> str:
         """One line for the summary."""
         said = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        if self.repeated:
+            said += f" ({self.repeated} tried twice)"
         extra = f" [{'; '.join(self.problems)}]" if self.problems else ""
         return f"{self.name}: {said} in {self.seconds:.0f} s{extra}"
 
@@ -47,6 +52,7 @@ def read(name: str, words: list[str], code: int, report: Path, log: Path, start:
     result = Result(name)
     if report.exists():
         _read_junit(report, result)
+        result.repeated = sum(int(number) for number in _RERUN.findall(_output(log, start)))
     else:
         _read_text(log, start, result)
     if not (result.passed or result.failed or result.skipped) and code == 0:
@@ -71,10 +77,15 @@ def _read_junit(report: Path, result: Result) -> None:
             result.passed += 1
 
 
-def _read_text(log: Path, start: int, result: Result) -> None:
+def _output(log: Path, start: int) -> str:
+    """What the command printed."""
     with log.open("rb") as stream:
         stream.seek(start)
-        text = stream.read().decode("utf-8", "replace")
+        return stream.read().decode("utf-8", "replace")
+
+
+def _read_text(log: Path, start: int, result: Result) -> None:
+    text = _output(log, start)
     for passed, failed, skipped in _CLOSING.findall(text):
         result.passed += int(passed)
         result.failed += int(failed)
