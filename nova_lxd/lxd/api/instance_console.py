@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from nova_lxd.lxd.api import envelope, streams
 from nova_lxd.lxd.api.instance_exec import resources
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.api.sockets import Sockets
 from nova_lxd.lxd.api.streams import Descriptor
-from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound
+from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.host import terminal
 from nova_lxd.lxd.instances.exec import require_running
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.startconfig import CONSOLE_LOG
 from nova_lxd.lxd.operations import Operation
-
-_CONNECT_SECONDS = 5.0
 
 
 class ConsolePost(msgspec.Struct):
@@ -97,7 +95,7 @@ async def post_console(request: Request) -> web.StreamResponse:
         session.run,
         session.connect,
         resources=resources(instance.name),
-        metadata={"fds": session.secrets},
+        metadata={"fds": session.sockets.secrets},
         requestor=request.requestor,
     )
     return envelope.operation(op)
@@ -110,30 +108,18 @@ class ConsoleSession:
         self._request = request
         self._instance = instance
         self._body = body
-        self.secrets = {name: secrets.token_hex(32) for name in ("0", "control")}
-        self._sockets: dict[str, web.WebSocketResponse] = {}
-        self._connected = asyncio.Event()
-        self._over = asyncio.Event()
+        self.sockets = Sockets(("0",), ("control",))
         self._closing = asyncio.Event()
         self._master: Descriptor | None = None
 
     async def connect(self, secret: str, pending: Any) -> None:
         """Take one WebSocket; returns when the session is over."""
-        for name, known in self.secrets.items():  # noqa: B007 - name is used after the break
-            if secrets.compare_digest(known.encode(), secret.encode()):
-                break
-        else:
-            raise Forbidden("Connecting to the operation failed: unknown secret")
-        if name in self._sockets:
-            raise Forbidden(f"Connecting stream {name} failed: it is connected already")
-        socket = await pending.accept()
-        self._sockets[name] = socket
+        name, socket = await self.sockets.accept(secret, pending)
         if name == "control":
             await streams.drain(socket, self._control)
             self._closing.set()  # lxc closes control to detach
             return
-        self._connected.set()
-        await self._over.wait()
+        await self.sockets.until_over()
 
     def _control(self, text: str) -> None:
         with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, ValueError, OSError):
@@ -145,17 +131,11 @@ class ConsoleSession:
     async def run(self, _op: Operation) -> Mapping[str, Any] | None:
         """Pump between the console and the client until one of them ends."""
         try:
-            try:
-                await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
-            except TimeoutError as exc:
-                raise BadRequest("Timed out waiting for websockets to connect") from exc
+            await self.sockets.wait()
             await self._pump()
             return None
         finally:
-            self._over.set()
-            for socket in self._sockets.values():
-                with contextlib.suppress(ConnectionError):
-                    await socket.close()
+            await self.sockets.close()
 
     async def _pump(self) -> None:
         services = self._request.services
@@ -163,7 +143,7 @@ class ConsoleSession:
             services.instances.ctx.liblxc.console, self._instance.stored_name, services.paths.run
         )
         master = self._master = Descriptor(fd)
-        socket = self._sockets["0"]
+        socket = self.sockets["0"]
         try:
             if self._body.width and self._body.height:
                 terminal.resize(fd, self._body.height, self._body.width)

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +17,9 @@ from aiohttp import web
 from nova_lxd.lxd.api import envelope, streams
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
+from nova_lxd.lxd.api.sockets import Sockets
 from nova_lxd.lxd.api.streams import Descriptor
-from nova_lxd.lxd.errors import BadRequest, Forbidden
+from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host import terminal
 from nova_lxd.lxd.host.liblxc.client import Exec
 from nova_lxd.lxd.instances.exec import Executor, Program, require_running
@@ -28,7 +28,6 @@ from nova_lxd.lxd.operations import Operation
 
 LOG = logging.getLogger(__name__)
 # LXD: how long a client has to connect all of its sockets.
-_CONNECT_SECONDS = 5.0
 
 
 class ExecPost(msgspec.Struct, rename="kebab"):
@@ -135,10 +134,7 @@ class Session:
         self._program = program
         self._body = body
         self._streams = ("0",) if body.interactive else ("0", "1", "2")
-        self._secrets = {name: secrets.token_hex(32) for name in (*self._streams, "control")}
-        self._sockets: dict[str, web.WebSocketResponse] = {}
-        self._connected = asyncio.Event()
-        self._over = asyncio.Event()
+        self._sockets = Sockets(self._streams, ("control",))
         self._process: Exec | None = None
         self._master: Descriptor | None = None
 
@@ -147,28 +143,18 @@ class Session:
         return {
             "command": list(self._program.command),
             "environment": dict(self._program.environment),
-            "fds": self._secrets,
+            "fds": self._sockets.secrets,
             "interactive": self._body.interactive,
         }
 
     async def connect(self, secret: str, pending: Any) -> None:
         """Take one WebSocket; returns when the session is over."""
-        for name, known in self._secrets.items():
-            if secrets.compare_digest(known.encode(), secret.encode()):
-                if name in self._sockets:
-                    raise Forbidden(f"Connecting stream {name} failed: it is connected already")
-                break
-        else:
-            raise Forbidden("Connecting to the operation failed: unknown secret")
-        socket = await pending.accept()
-        self._sockets[name] = socket
+        name, socket = await self._sockets.accept(secret, pending)
         if name == "control":
-            if not await streams.drain(socket, self._control) and not self._over.is_set():
+            if not await streams.drain(socket, self._control) and not self._sockets.over:
                 self._signal(signal.SIGKILL)  # the client is gone without a goodbye
             return
-        if all(stream in self._sockets for stream in self._streams):
-            self._connected.set()
-        await self._over.wait()
+        await self._sockets.until_over()
 
     def _signal(self, number: int) -> None:
         if self._process is not None:
@@ -190,10 +176,7 @@ class Session:
     async def run(self, _op: Operation) -> Mapping[str, Any]:
         """Wait for the sockets, run the program, pump, and tell its exit code."""
         try:
-            try:
-                await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
-            except TimeoutError as exc:
-                raise BadRequest("Timed out waiting for websockets to connect") from exc
+            await self._sockets.wait()
             if self._body.interactive:
                 code = await self._on_terminal()
             else:
@@ -203,10 +186,7 @@ class Session:
                     await streams.send_end(self._sockets[name])
             return {"return": code}
         finally:
-            self._over.set()
-            for socket in self._sockets.values():
-                with contextlib.suppress(ConnectionError):
-                    await socket.close()
+            await self._sockets.close()
 
     async def _on_terminal(self) -> int:
         executor = _executor(self._request)
@@ -233,7 +213,7 @@ class Session:
 
     def _hang_up(self, socket: web.WebSocketResponse) -> None:
         """A terminal whose client is gone sends the hang-up signal, as a closed line does."""
-        if socket.closed and not self._over.is_set():
+        if socket.closed and not self._sockets.over:
             self._signal(signal.SIGHUP)
 
     async def _on_pipes(self) -> int:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The WebSockets of one operation: who may connect which, and until when they stay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Collection
+from typing import Any
+
+from aiohttp import web
+
+from nova_lxd.lxd.errors import BadRequest, Forbidden
+
+_CONNECT_SECONDS = 5.0
+
+
+class Sockets:
+    """WebSockets by name, each connected once by its secret.
+
+    :param names: those that must be there before the work begins.
+    :param optional: those that may come later or never.
+    """
+
+    def __init__(self, names: Collection[str], optional: Collection[str] = ()) -> None:
+        self.secrets = {name: secrets.token_hex(32) for name in (*names, *optional)}
+        self._needed = frozenset(names)
+        self._connected: dict[str, web.WebSocketResponse] = {}
+        self._complete = asyncio.Event()
+        self._over = asyncio.Event()
+
+    def __getitem__(self, name: str) -> web.WebSocketResponse:
+        return self._connected[name]
+
+    @property
+    def over(self) -> bool:
+        """Has :meth:`close` been called?"""
+        return self._over.is_set()
+
+    async def accept(self, secret: str, pending: Any) -> tuple[str, web.WebSocketResponse]:
+        """Take the WebSocket that the secret is for: its name and itself.
+
+        :raises Forbidden: the secret is for none, or for one that is connected already.
+        """
+        given = secret.encode()
+        names = [n for n, s in self.secrets.items() if secrets.compare_digest(s.encode(), given)]
+        if not names:
+            raise Forbidden("Connecting to the operation failed: unknown secret")
+        name = names[0]
+        if name in self._connected or self.over:
+            raise Forbidden(f"Connecting stream {name} failed: it was connected already")
+        socket = self._connected[name] = await pending.accept()
+        if self._needed <= self._connected.keys():
+            self._complete.set()
+        return name, socket
+
+    async def wait(self) -> None:
+        """Wait until all that are needed have been connected.
+
+        :raises BadRequest: they were not in time.
+        """
+        try:
+            await asyncio.wait_for(self._complete.wait(), _CONNECT_SECONDS)
+        except TimeoutError as exc:
+            raise BadRequest("Timed out waiting for websockets to connect") from exc
+
+    async def until_over(self) -> None:
+        """What a connection's handler waits for: the end of the work."""
+        await self._over.wait()
+
+    async def close(self) -> None:
+        """The work has ended: close what is open and let the handlers return."""
+        self._over.set()
+        for socket in self._connected.values():
+            with contextlib.suppress(ConnectionError):
+                await socket.close()
