@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -102,6 +103,7 @@ def measure(
 
 def main() -> int:
     """Run the cases and print the table; 1 when a case failed on a daemon."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that daemons are removed
     parser = _parser()
     args = parser.parse_args()
     cases = args.cases.split(",")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import time
@@ -172,6 +173,7 @@ def measure(daemon: Daemon, count: int) -> Outcome:
 
 def main() -> int:
     """Run it; 1 when a check failed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that daemons are removed
     parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--backend", choices=BACKENDS, default="bundled")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import threading
 import time
@@ -112,6 +113,7 @@ def _report(workers: list[Worker]) -> None:
 
 def main() -> int:
     """Run the rounds; 1 when the auditor found something."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that daemons are removed
     args = _parser().parse_args()
     faults = args.faults.split(",")
     order = random.Random(args.seed)

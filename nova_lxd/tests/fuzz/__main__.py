@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,7 @@ def fuzz(daemon: Daemon, spec: Path, seconds: int, seed: int) -> subprocess.Comp
 
 def main() -> int:
     """Fuzz; 1 when something was found."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that daemons are removed
     parser = argparse.ArgumentParser(prog="nova_lxd.tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=90)
     parser.add_argument("--seed", type=int, default=1)
