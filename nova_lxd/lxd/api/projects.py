@@ -15,7 +15,6 @@ from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.db.projects import Project
 from nova_lxd.lxd.errors import NotFound
 
-
 _RENAME_PATIENCE = 5.0
 
 
