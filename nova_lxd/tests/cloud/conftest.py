@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 
 from cloud.layout import DEFAULT_STATE
 
-from nova_lxd.tests.cloud.world import World
+from nova_lxd.tests.cloud.world import Guest, World
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,7 +58,7 @@ def world(state: Path) -> Iterator[World]:
 
 @pytest.fixture
 def admin(state: Path) -> Iterator[World]:
-    """User admin in project demo is not needed: this is project admin."""
+    """User admin in project admin; what the test makes is deleted after it."""
     user = World(state, "admin")
     try:
         yield user
@@ -67,7 +67,7 @@ def admin(state: Path) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def guest(state: Path) -> Iterator[tuple[World, object, str]]:
+def guest(state: Path) -> Iterator[Guest]:
     """One reachable server for the tests of a module that leave it as they found it."""
     user = World(state)
     try:

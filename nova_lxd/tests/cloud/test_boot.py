@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from nova_lxd.tests.cloud.world import World
+from nova_lxd.tests.cloud.world import Guest, World, eventually
 
 USER_DATA = """#cloud-config
 write_files:
@@ -37,15 +37,15 @@ def test_user_data_by_config_drive(world: World) -> None:
     assert world.ssh(address, "cat /etc/from-user-data").strip() == "told by nova"
 
 
-def test_flavor_is_the_limit_that_the_guest_sees(world: World) -> None:
-    _, address = world.boot_reachable("limits", flavor="c1.small")
+def test_flavor_is_the_limit_that_the_guest_sees(guest: Guest) -> None:
+    world, _, address = guest  # of flavor c1.small
     memory = int(world.ssh(address, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
     assert 500 * 1024 <= memory <= 512 * 1024
     assert world.ssh(address, "nproc").strip() == "1"
 
 
-def test_console_log_shows_the_boot(world: World) -> None:
-    server, _ = world.boot_reachable("console-log")
-    log = world.console(server)
+def test_console_log_shows_the_boot(guest: Guest) -> None:
+    world, server, _ = guest
+    log = eventually("the login prompt in the log", 60, lambda: next(
+        (log for log in [world.console(server)] if f"{server.name} login:" in log), ""))
     assert "Cloud-init" in log or "cloud-init" in log
-    assert "console-log" in log

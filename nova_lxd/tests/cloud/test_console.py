@@ -7,7 +7,7 @@ import time
 
 import websocket
 
-from nova_lxd.tests.cloud.world import World
+from nova_lxd.tests.cloud.world import Guest
 
 
 def read_until(stream: websocket.WebSocket, wanted: str, seconds: float) -> str:
@@ -25,8 +25,8 @@ def read_until(stream: websocket.WebSocket, wanted: str, seconds: float) -> str:
     return text
 
 
-def test_round_trip(world: World) -> None:
-    server, _ = world.boot_reachable("serial")
+def test_round_trip(guest: Guest) -> None:
+    world, server, _ = guest
     console = world.api.compute.create_server_remote_console(
         server, protocol="serial", type="serial")
     stream = websocket.create_connection(
@@ -40,8 +40,8 @@ def test_round_trip(world: World) -> None:
         stream.close()
 
 
-def test_wrong_token_is_refused(world: World, state: object) -> None:
-    server = world.boot("refused", image="busybox", flavor="c1.tiny")
+def test_wrong_token_is_refused(guest: Guest) -> None:
+    world, server, _ = guest
     console = world.api.compute.create_server_remote_console(
         server, protocol="serial", type="serial")
     forged = console.url[:-4] + ("0000" if console.url[-4:] != "0000" else "1111")

@@ -35,6 +35,7 @@ def test_reboot_from_inside(world: World) -> None:
     assert world.api.compute.get_server(server).status == "ACTIVE"
 
 
+@pytest.mark.full
 def test_stop_and_start(world: World) -> None:
     server, address = world.boot_reachable("stops")
     world.write(address, "/etc/kept", "kept")
@@ -71,7 +72,8 @@ def memory(world: World, address: str) -> int:
     return int(world.wait_ssh(address, "awk '/MemTotal/ {print $2}' /proc/meminfo")) // 1024
 
 
-@pytest.mark.parametrize("verdict", ["confirm", "revert"])
+@pytest.mark.parametrize(
+    "verdict", [pytest.param("confirm", marks=pytest.mark.full), "revert"])
 def test_resize(world: World, verdict: str) -> None:
     server, address = world.boot_reachable(f"resized-{verdict}")
     world.write(address, "/etc/kept", "kept")
@@ -100,6 +102,7 @@ def test_rescue(world: World) -> None:
     assert world.wait_ssh(address, "cat /etc/broken") == "broken"
 
 
+@pytest.mark.full
 def test_shelve(world: World) -> None:
     server, address = world.boot_reachable("shelved")
     world.write(address, "/etc/kept", "kept")
@@ -112,7 +115,8 @@ def test_shelve(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "back", "status"),
-    [("pause", "unpause", "PAUSED"), ("suspend", "resume", "SUSPENDED")])
+    [("pause", "unpause", "PAUSED"),
+     pytest.param("suspend", "resume", "SUSPENDED", marks=pytest.mark.full)])
 def test_pause_and_suspend(world: World, verb: str, back: str, status: str) -> None:
     """The guest stands still meanwhile, and goes on with the same processes."""
     server, address = world.boot_reachable(verb)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nova_lxd.tests.cloud.world import World, eventually
+from nova_lxd.tests.cloud.world import Guest, World, eventually
 
 PORT = 8000
 SERVE = f"nohup python3 -m http.server {PORT} >/dev/null 2>&1 </dev/null & sleep 1"
@@ -22,11 +22,11 @@ def connects(address: str, port: int, seconds: float = 2.0) -> bool:
     return False
 
 
-def test_security_group_is_enforced(world: World) -> None:
+def test_security_group_is_enforced(guest: Guest, world: World) -> None:
+    _, server, address = guest
     network = world.api.network
     group = network.create_security_group(name="web")
     world.undo.callback(network.delete_security_group, group, ignore_missing=True)
-    server, address = world.boot_reachable("walled")
     world.ssh(address, SERVE)
     assert not connects(address, PORT), "no rule lets this port in"
 
@@ -34,15 +34,15 @@ def test_security_group_is_enforced(world: World) -> None:
         security_group_id=group.id, direction="ingress", ethertype="IPv4", protocol="tcp",
         port_range_min=PORT, port_range_max=PORT)
     world.api.compute.add_security_group_to_server(server, group)
+    world.undo.callback(world.api.compute.remove_security_group_from_server, server, group)
     eventually("the new rule", 15, lambda: connects(address, PORT))
 
     network.delete_security_group_rule(rule)
     eventually("the rule's removal", 15, lambda: not connects(address, PORT))
-    world.api.compute.remove_security_group_from_server(server, group)
 
 
-def test_guests_reach_each_other(world: World) -> None:
-    first, address = world.boot_reachable("left")
+def test_guests_reach_each_other(guest: Guest, world: World) -> None:
+    _, first, address = guest
     second = world.boot("right")
     inner = second.addresses["private"][0]["addr"]
     world.wait_ssh(address, f"ping -c1 -W2 {inner}")
@@ -53,9 +53,9 @@ def test_guests_reach_each_other(world: World) -> None:
     assert first.id != second.id
 
 
-def test_large_transfer_through_the_floating_ip(world: World) -> None:
+def test_large_transfer_through_the_floating_ip(guest: Guest) -> None:
     """Offloaded checksums or segments would stall it: see the docs about the switch."""
-    _, address = world.boot_reachable("transfer")
+    world, _, address = guest
     size = 32 << 20
     assert len(world.ssh(address, f"head -c {size} /dev/zero", timeout=60)) == size
 
@@ -64,8 +64,8 @@ def interfaces(world: World, address: str) -> set[str]:
     return set(world.ssh(address, "ls /sys/class/net").split())
 
 
-def test_port_is_attached_and_detached(world: World) -> None:
-    server, address = world.boot_reachable("ports")
+def test_port_is_attached_and_detached(guest: Guest) -> None:
+    world, server, address = guest
     before = interfaces(world, address)
     network = world.api.network.find_network("private")
     attached: Any = world.api.compute.create_server_interface(server, net_id=network.id)

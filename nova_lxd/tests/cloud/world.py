@@ -133,3 +133,7 @@ class World:
     def write(self, address: str, path: str, text: str) -> None:
         """Write a file of root in a guest, on disk when this returns."""
         self.ssh(address, f"echo {shlex.quote(text)} | sudo tee {path} >/dev/null && sync")
+
+
+Guest = tuple[World, Any, str]
+"""A user, a server of the user, and the floating IP that it takes logins at."""
