@@ -128,6 +128,30 @@ PARTS: tuple[Part, ...] = (
         root=True,
     ),
     Part(
+        "faults",
+        "random calls while parts are killed, then an audit of host and database",
+        (("{python}", "-m", "nova_lxd.tests.faults", "--rounds", "200", "--seed", "1"),),
+        share=(("{python}", "-m", "nova_lxd.tests.faults", "--rounds", "8", "--seed", "1"),),
+        minutes=90,
+        root=True,
+    ),
+    Part(
+        "fuzz",
+        "the API from its OpenAPI document: no 500, no traceback",
+        (("{python}", "-m", "nova_lxd.tests.fuzz", "--seconds", "600"),),
+        share=(("{python}", "-m", "nova_lxd.tests.fuzz", "--seconds", "45"),),
+        minutes=20,
+        root=True,
+    ),
+    Part(
+        "benchmarks",
+        "the bundled daemon beside real LXD: that every measurement works, never how fast",
+        (("{python}", "-m", "benchmarks.compare", "--debian"),),
+        share=(("{python}", "-m", "benchmarks.compare", "--quick"),),
+        minutes=30,
+        root=True,
+    ),
+    Part(
         "cloud",
         "a whole OpenStack: servers from outside, by API and ssh, then tempest",
         (

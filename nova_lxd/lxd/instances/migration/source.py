@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
 from nova_lxd.lxd.errors import BadRequest, LXDError
-from nova_lxd.lxd.instances import volumes
+from nova_lxd.lxd.instances import stillness, volumes
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.migration import negotiation
 from nova_lxd.lxd.instances.migration.peer import (
@@ -118,10 +118,8 @@ def _send(svc: Instances, wanted: Sending, peer: Peer) -> None:
         pool.driver.send(volume, replace(transfer, final=False), transport)
         transfer = replace(transfer, snapshots=())
     with ExitStack() as stack:
-        group = svc.cgroup(inst) if changing and by_rsync and not inst.frozen else None
-        if group is not None:
-            group.freeze()
-            stack.callback(group.thaw)
+        if changing and by_rsync:
+            stack.enter_context(stillness.paused(svc, inst))
         pool.driver.send(volume, transfer, transport)
     peer.finish()
 
