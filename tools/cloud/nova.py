@@ -77,6 +77,8 @@ def configure_compute(cloud: Cloud, host: HostRecord) -> Path:
     sections["DEFAULT"] |= {
         "host": host.name, "my_ip": host.address, "compute_driver": DRIVERS[cloud.settings.driver],
         "resume_guests_state_on_host_boot": True,
+        # Containers share the host's processors: 2 of them must hold more than nova's 8 servers.
+        "cpu_allocation_ratio": 16.0,
         "max_concurrent_builds": LONG_TASKS, "max_concurrent_snapshots": LONG_TASKS,
         "instances_path": str(cloud.data(f"{name}/instances")),
     }

@@ -9,7 +9,7 @@ from openstack import exceptions
 from nova_lxd.tests.cloud.world import World, eventually
 
 
-def test_quota_is_refused(world: World, admin: World) -> None:
+def test_quota_is_refused(admin: World, world: World) -> None:
     project = admin.api.identity.find_project("demo")
     used = len(list(world.api.compute.servers()))
     before = admin.api.compute.get_quota_set(project).instances
@@ -20,7 +20,7 @@ def test_quota_is_refused(world: World, admin: World) -> None:
     assert len(list(world.api.compute.servers())) == used
 
 
-def test_no_valid_host(world: World, admin: World) -> None:
+def test_no_valid_host(admin: World, world: World) -> None:
     flavor = admin.api.compute.create_flavor(name="huge", vcpus=1, ram=128, disk=1 << 20)
     admin.undo.callback(admin.api.compute.delete_flavor, flavor, ignore_missing=True)
     server = world.create("too-big", image="busybox", flavor="huge")

@@ -14,9 +14,12 @@ from nova_lxd.tests.cloud.world import World, eventually
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.full)])
-def test_at_once(world: World, admin: World, state: Path, count: int,
+def test_at_once(admin: World, world: World, state: Path, count: int,
                  record_property: Callable[[str, object], None]) -> None:
-    """All ACTIVE; after their deletion the host has what it had before."""
+    """All ACTIVE; after their deletion the host has what it had before.
+
+    The fixtures' order matters: the quota shrinks again only after the servers have gone.
+    """
     project = admin.api.identity.find_project("demo")
     before_quota = admin.api.compute.get_quota_set(project)
     wishes = {"instances": 40, "cores": 40}
