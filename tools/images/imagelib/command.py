@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "metadata service or /dev/lxd/sock (default: nocloud)",
     )
     parser.add_argument("--suite", default="bookworm", help="debian: the suite")
-    parser.add_argument("--mirror", default=debian.DEFAULT_MIRROR, help="debian: the mirror")
+    parser.add_argument("--mirror", help="debian: the mirror (default: apt's own)")
     parser.add_argument("--rebuild", action="store_true", help="throw the kept build away first")
     return parser
 
@@ -73,12 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build what the command line asks for and print the paths; 1 with one sentence on failure."""
     args = _parser().parse_args(argv)
     recipe: Recipe
-    if args.kind == "busybox":
-        recipe = busybox.BusyboxRecipe()
-    else:
-        recipe = debian.DebianRecipe(suite=args.suite, mirror=args.mirror, seed=args.seed)
     artifacts = args.artifact or ["metadata.tar.xz", "rootfs.squashfs"]
     try:
+        if args.kind == "busybox":
+            recipe = busybox.BusyboxRecipe()
+        else:
+            mirror = args.mirror or debian.host_mirror()
+            recipe = debian.DebianRecipe(suite=args.suite, mirror=mirror, seed=args.seed)
         cache = args.cache.resolve()
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / f".{args.kind}.lock").open("w") as lock:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import platform
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagelib.pack import EPOCH, HERE, BuildError, Recipe, copy_overlay, run
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 OVERLAY = HERE / "debian"
 PACKAGES = (
     "ca-certificates",
@@ -43,6 +43,26 @@ EXCLUDED = (
 KEPT = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
 _DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _SEEDS = {"meta-data": "meta", "user-data": "user", "vendor-data": "vendor"}
+
+
+def host_mirror() -> str:
+    """The mirror that this machine's apt takes Debian's main archive from.
+
+    :raises BuildError: it has none, as outside Debian.
+    """
+    argv = ["apt-get", "indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL)"]
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        said = ""
+    for line in said.splitlines():
+        site, _, origin = line.partition(" ")
+        if origin == "Debian Debian":  # the security archive's label differs
+            return site
+    raise BuildError(
+        "Finding a Debian mirror failed: this machine's apt names none (run 'apt-get update' "
+        "once); give one with --mirror URL"
+    )
 
 
 @dataclass(frozen=True)
