@@ -35,6 +35,8 @@ DEBIAN = (
     "fuse2fs",
     "curl",
     "e2fsprogs",
+    "chromium",
+    "chromium-driver",
     "kmod",
 )
 OPENSTACK = (
