@@ -89,20 +89,31 @@ class Server:
         """
         if address == self.https_address:
             return
-        assert self._runner is not None
-        site: web.BaseSite | None = None
         if address:
-            host, port = split_address(address)
-            site = web.TCPSite(
-                self._runner, host, port, ssl_context=self._ssl_context(), backlog=512
-            )
-            try:
-                await site.start()
-            except OSError as exc:
-                raise BadRequest(f"Listening on {address!r} failed: {exc.strerror}") from exc
-        if self._https is not None:
-            await self._https.stop()
-        self._https, self.https_address = site, address
+            split_address(address)  # a malformed one must not cost the old listener
+        old, self._https = self._https, None
+        try:
+            # An address that overlaps the old one (:8443 after 127.0.0.1:8443) needs its port.
+            if old is not None:
+                await old.stop()
+            self._https = await self._open_https(address)
+        except OSError as exc:
+            self._https = await self._open_https(self.https_address)
+            raise BadRequest(f"Listening on {address!r} failed: {exc.strerror}") from exc
+        self.https_address = address
+
+    async def _open_https(self, address: str) -> web.BaseSite | None:
+        if not address:
+            return None
+        assert self._runner is not None
+        host, port = split_address(address)
+        # asyncio binds "::" for IPv6 alone; LXD's "all addresses" means both families.
+        everywhere = None if host == "::" else host
+        site = web.TCPSite(
+            self._runner, everywhere, port, ssl_context=self._ssl_context(), backlog=512
+        )
+        await site.start()
+        return site
 
     def _ssl_context(self) -> ssl.SSLContext:
         paths = self._services.paths
