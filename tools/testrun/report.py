@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_CLOSING = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.MULTILINE)
-_SKIP = re.compile(r"^skipped: (.+)$", re.MULTILINE)
+_CLOSING = re.compile(r"^(?:\w+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.MULTILINE)
+_SKIP = re.compile(r"^ *skipped(?: (\d+))?: (.+)$", re.MULTILINE)
 _RERUN = re.compile(r"^(?:=+ )?(?:.*, )?(\d+) rerun\b", re.MULTILINE)
 _OUT_OF_TIME = 124
 
@@ -90,5 +90,5 @@ def _read_text(log: Path, start: int, result: Result) -> None:
         result.passed += int(passed)
         result.failed += int(failed)
         result.skipped += int(skipped or 0)
-    for reason in _SKIP.findall(text):
-        result.reasons[reason] = result.reasons.get(reason, 0) + 1
+    for count, reason in _SKIP.findall(text):
+        result.reasons[reason] = result.reasons.get(reason, 0) + int(count or 1)
