@@ -113,7 +113,8 @@ def test_operation_events(daemon: Daemon) -> None:
         wait_for(lambda: {"Creating instance", "Deleting instance"} <= set(ends()), "both ends")
     creating = [
         e["metadata"]
-        for e in monitor.events
+        # lxc prints each event from a goroutine of its own: only their stamps tell the order.
+        for e in sorted(monitor.events, key=lambda event: event["timestamp"])
         if e["type"] == "operation" and e["metadata"]["description"] == "Creating instance"
     ]
     assert len({each["id"] for each in creating}) == 1
