@@ -120,10 +120,10 @@ class SupervisorController:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             try:
                 client.connect(str(self._layout.supervisor_socket))
-            except (FileNotFoundError, ConnectionRefusedError):
+                client.sendall(b'{"verb": "status"}\n')
+                return bool(client.makefile("rb").readline())
+            except (FileNotFoundError, ConnectionError):  # none, or one that is just dying
                 return False
-            client.sendall(b'{"verb": "status"}\n')
-            return bool(client.makefile("rb").readline())
 
     def _ask(self, verb: str, name: str = "", timeout: float = 60.0) -> dict:  # type: ignore[type-arg]
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:

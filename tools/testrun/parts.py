@@ -45,9 +45,14 @@ _OTHERS = (
 )
 _BESIDE = ("{python}", "tools/testrun/beside.py", "--backend")
 _VIRT = "nova_lxd/tests/functional/virt"
-# Nova's other concurrency backend; requests_mock's plug-in imports urllib3 before it is patched.
-_EVENTLET = ("env", "OS_NOVA_DISABLE_EVENTLET_PATCHING=false")
-_GREEN = (*_FUNCTIONAL, "-p", "no:requests_mock", _VIRT)
+# Nova's other concurrency backend. Only named plug-ins: some import urllib3 before it is patched.
+_EVENTLET = (
+    "env",
+    "OS_NOVA_DISABLE_EVENTLET_PATCHING=false",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",
+    "PYTEST_PLUGINS=pytest_asyncio.plugin,pytest_rerunfailures,pytest_timeout",
+)
+_GREEN = (*_FUNCTIONAL, _VIRT)
 _ORACLE_SHARE = ("errors", "events", "exec", "profiles", "snapshots")
 _NOVA = ("{python}", "-m", "nova_lxd.tests.nova")
 _NOVA_SHARE = (

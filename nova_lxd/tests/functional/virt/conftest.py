@@ -6,8 +6,8 @@ daemon of this package at LXD_DIR). Run them as root in a network and a mount na
 own; tools/testrun/beside.py does that.
 
 They run on native threads as nova-compute does; ``OS_NOVA_DISABLE_EVENTLET_PATCHING=false``,
-Nova's own variable, runs them on eventlet, its other concurrency backend. pytest needs
-``-p no:requests_mock`` then, as that plug-in imports urllib3 too early.
+Nova's own variable, runs them on eventlet, its other concurrency backend. pytest must then load
+only the plug-ins that the test run's ``driver`` part names, as others import urllib3 too early.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if BACKEND:  # before anything of Nova or requests is imported; other tests are 
     if early and monkey_patch.is_patched():
         raise pytest.UsageError(
             "eventlet was patched in after urllib3 had been imported, so that TLS would not work: "
-            "run pytest with -p no:requests_mock"
+            "run pytest with PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 and the plug-ins named"
         )
 
 
