@@ -68,7 +68,7 @@ _CLOUD = ("{python}", "quickstart", "--state", "{cloud}")
 PARTS: tuple[Part, ...] = (
     Part(
         "style",
-        "ruff on all Python, shellcheck on all shell",
+        "ruff on all Python, shellcheck on all shell, bashate on the devstack plugin",
         (
             ("{bin}/ruff", "check", "."),
             ("{python}", "tools/testrun/shells.py"),

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run shellcheck on every shell script of the repository, found by its first line."""
+"""Run shellcheck on every shell script of the repository, found by its first line.
+
+devstack's files must pass bashate, too, with the rules that devstack itself is checked by.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,20 @@ def scripts() -> list[str]:
     return found
 
 
+def devstack(names: list[str]) -> list[str]:
+    """Those of ``names`` that devstack reads."""
+    return [name for name in names if name.startswith("devstack/")]
+
+
 def main() -> int:
     found = scripts()
     print(f"shellcheck: {len(found)} scripts")
-    return subprocess.run(["shellcheck", "-x", *found], check=False).returncode if found else 0
+    code = subprocess.run(["shellcheck", "-x", *found], check=False).returncode if found else 0
+    plugin = devstack(found)
+    print(f"bashate: {len(plugin)} scripts")
+    rules = ("--ignore=E006", "--error=E005,E042")  # as in devstack's own tox.ini
+    checked = subprocess.run([sys.executable, "-m", "bashate.bashate", *rules, *plugin], check=False)
+    return code or checked.returncode
 
 
 if __name__ == "__main__":
