@@ -40,7 +40,8 @@ def main() -> int:
     plugin = devstack(found)
     print(f"bashate: {len(plugin)} scripts")
     rules = ("--ignore=E006", "--error=E005,E042")  # as in devstack's own tox.ini
-    checked = subprocess.run([sys.executable, "-m", "bashate.bashate", *rules, *plugin], check=False)
+    bashate = (sys.executable, "-m", "bashate.bashate")
+    checked = subprocess.run([*bashate, *rules, *plugin], check=False)
     return code or checked.returncode
 
 
