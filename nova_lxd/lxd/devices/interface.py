@@ -34,6 +34,7 @@ class InstanceView:
     :param init_pid: its init process while it runs, else None.
     :param config: the expanded configuration, ``volatile.*`` included.
     :param devices: the expanded devices; those of the profile itself for a profile.
+    :param is_new: the instance is being made, or copied from another.
     """
 
     project: str
@@ -43,6 +44,7 @@ class InstanceView:
     config: Mapping[str, str]
     devices: Mapping[str, Mapping[str, str]]
     volume_project: str = "default"
+    is_new: bool = False
 
     @property
     def is_profile(self) -> bool:

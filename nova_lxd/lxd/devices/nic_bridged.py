@@ -17,7 +17,7 @@ from nova_lxd.lxd.devices.nic import (
     key_table,
     subnet,
 )
-from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.errors import BadRequest, Conflict
 from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.network import links, values
 from nova_lxd.lxd.network.interface import HostEntry, Network
@@ -116,7 +116,12 @@ class BridgedNic(VethNic):
         self.with_volatile(changes)
         network = self.network()
         if network is not None:
-            self._record(network)
+            try:
+                self._record(network)
+            except Conflict:
+                # A copy may keep its source's address, as in LXD: only one of them can run.
+                if not self.instance.is_new:
+                    raise
         return changes
 
     def _record(self, network: Network) -> HostEntry:

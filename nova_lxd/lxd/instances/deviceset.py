@@ -66,8 +66,9 @@ def validate(ctx: Context, devices: DeviceMap, instance: InstanceView) -> None:
 def add(ctx: Context, names: Iterable[str], instance: InstanceView) -> dict[str, str | None]:
     """Let new devices prepare themselves; the volatile keys to record."""
     changes: dict[str, str | None] = {}
+    new = replace(instance, is_new=True)
     for name in names:
-        device = build(ctx, name, instance.devices[name], instance)
+        device = build(ctx, name, instance.devices[name], new)
         changes.update(keys(name, device.add()))
     return changes
 

@@ -11,7 +11,7 @@ from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db.profiles import Devices, Profile
 from nova_lxd.lxd.errors import BadRequest, LXDError
 from nova_lxd.lxd.instances import config as instance_config
-from nova_lxd.lxd.instances import deviceset, processors
+from nova_lxd.lxd.instances import deviceset, processors, rawlxc
 from nova_lxd.lxd.schema import instancekeys
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 def check(svc: Instances, project: str, config: Mapping[str, str], devices: Devices) -> None:
     """:raises BadRequest: a key, value or device is invalid in a profile."""
     instancekeys.validate(config, profile=True)
+    rawlxc.check(svc.ctx.liblxc, config)
     deviceset.validate(svc.ctx, devices, deviceset.profile_view(project, config, devices))
 
 

@@ -231,6 +231,8 @@ def raw_lxc(value: str) -> str | None:
             return f"Setting {key} is not allowed"
         if key.startswith(("lxc.net.", "lxc.network.")) and not _RAW_LXC_NET.fullmatch(key):
             return "Only interface-specific ipv4/ipv6 lxc.net. keys are allowed"
+        if key.startswith("lxc.prlimit."):
+            return f"Setting {key[:64]} is not allowed; use limits.kernel.{key[12:64]}"
         if not key.startswith("lxc."):
             return f"Invalid raw.lxc key {key[:64]}"
     return None

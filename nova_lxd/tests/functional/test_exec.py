@@ -48,9 +48,9 @@ def test_death_by_signal_is_128_plus(daemon: Daemon, guest: str) -> None:
 
 def test_missing_and_not_executable(daemon: Daemon, guest: str) -> None:
     done = daemon.lxc("exec", guest, "--", "/no/such", check=False)
-    assert done.returncode == 127
+    assert (done.returncode, done.stderr) == (127, "Error: Command not found\n")
     done = daemon.lxc("exec", guest, "--", "/etc/passwd", check=False)
-    assert done.returncode == 126
+    assert (done.returncode, done.stderr) == (126, "Error: Command not executable\n")
 
 
 def test_environment(daemon: Daemon, guest: str) -> None:

@@ -274,6 +274,32 @@ def test_config_set_get_unset_show(daemon: Daemon, launch: Launch) -> None:
     assert daemon.instance(name)["config"]["limits.memory"] == "64MiB"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lxc.bad = 1",
+        "lxc.cap.drop = bogus",
+        "lxc.include = /nonexistent",
+        "lxc.net.0.type = veth",
+        "lxc.prlimit.nofile = 5",
+        "lxc.log.file = /x",
+        "garbage",
+    ],
+)
+def test_raw_lxc_that_could_not_start_is_refused(
+    daemon: Daemon, launch: Launch, line: str
+) -> None:
+    name = launch(start=False)
+    assert daemon.refused("config", "set", name, "raw.lxc", line)
+    assert "raw.lxc" not in daemon.instance(name)["config"]
+    assert daemon.refused("profile", "set", "default", "raw.lxc", "garbage")
+
+
+def test_raw_lxc_reaches_the_guest(daemon: Daemon, launch: Launch) -> None:
+    name = launch("-c", "raw.lxc=lxc.mount.entry = none mnt tmpfs size=64k,create=dir 0 0")
+    assert "none /mnt tmpfs" in daemon.exec(name, "cat", "/proc/mounts")
+
+
 def test_config_edit_replaces(daemon: Daemon, launch: Launch) -> None:
     name = launch("-c", "user.gone=1", start=False)
     text = daemon.lxc("config", "show", name).stdout

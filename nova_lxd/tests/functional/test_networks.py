@@ -46,6 +46,27 @@ def test_create_makes_a_bridge_and_delete_removes_it(daemon: Daemon) -> None:
     assert not (daemon.lxd_dir / "networks" / "brx").exists()
 
 
+def test_a_copy_keeps_a_static_address_and_cannot_run_beside_its_source(
+    daemon: Daemon, launch: Launch
+) -> None:
+    name = launch(start=False)
+    other = launch(start=False)
+    address = f"ipv4.address={SUBNET}.77"
+    daemon.lxc("config", "device", "override", name, "eth0", address)
+    assert "already defined" in daemon.refused(
+        "config", "device", "override", other, "eth0", address
+    )
+    daemon.lxc("copy", name, "twin")
+    try:
+        assert daemon.instance("twin")["devices"]["eth0"]["ipv4.address"] == f"{SUBNET}.77"
+        assert "already defined" in daemon.refused("start", "twin")
+        daemon.lxc("delete", "--force", name)
+        daemon.lxc("start", "twin")
+        assert daemon.ipv4("twin") == f"{SUBNET}.77"
+    finally:
+        daemon.lxc("delete", "--force", "twin")
+
+
 def test_guest_gets_an_address_and_a_lease(daemon: Daemon, launch: Launch) -> None:
     name = launch()
     address = daemon.ipv4(name)

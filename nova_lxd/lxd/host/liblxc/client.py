@@ -370,6 +370,13 @@ class Zygote:
             raise LiblxcError(f"{what} failed: {reason}; see {log}", reason) from exc
         return Running(init, monitor, *pidfds)
 
+    def check_config(self, text: str) -> None:
+        """Let liblxc read lines of configuration; nothing is started.
+
+        :raises LiblxcError: it refuses one; ``reason`` says which.
+        """
+        self._request("Reading the configuration", "check", text)
+
     @staticmethod
     def config_path(name: str, lxcpath: str | Path) -> Path:
         """Where :meth:`start` keeps a container's configuration."""

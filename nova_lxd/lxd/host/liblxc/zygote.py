@@ -31,6 +31,11 @@ MAX_REQUEST = 1 << 20
 MAX_FDS = 8
 _FD_SIZE = 4
 EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE = 127, 126
+# What LXD writes to the standard error of such an exec.
+_REFUSALS = {
+    EXIT_NOT_FOUND: b"Error: Command not found\n",
+    EXIT_NOT_EXECUTABLE: b"Error: Command not executable\n",
+}
 _ENOENT, _ENOTDIR = 2, 20
 _TIOCSCTTY = 0x540E
 # Python itself ignores the last two.
@@ -91,6 +96,13 @@ class Worker:
             _wait_for_children()
             raise binding.LxcError("its init ended at once")
         self.answer("ok", init, monitor, fds=(pidfd, monitor_pidfd))
+
+    def check(self, text: str) -> None:
+        """("ok") when liblxc reads this configuration text."""
+        config = os.memfd_create("lxc.conf")
+        os.write(config, text.encode("utf-8", "surrogateescape"))
+        self.container("check", "/nonexistent", f"/proc/self/fd/{config}")
+        self.answer("ok")
 
     def init_pids(self, lxcpath: str, names: list[str]) -> None:
         """("ok", pids of the containers' init, -1 for those that do not run)."""
@@ -237,7 +249,9 @@ def _exec_inside(argv: list[str], env: dict[str, str], tty: bool) -> None:
     if tty:
         fcntl.ioctl(0, _TIOCSCTTY, 0)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-    os._exit(_try_exec(argv, {"container": "lxc", **env}))
+    code = _try_exec(argv, {"container": "lxc", **env})
+    os.write(2, _REFUSALS[code])
+    os._exit(code)
 
 
 def _try_exec(argv: list[str], env: dict[str, str]) -> int:
@@ -259,6 +273,7 @@ def _try_exec(argv: list[str], env: dict[str, str]) -> int:
 
 OPERATIONS: dict[str, Callable[..., None]] = {
     "start": Worker.start,
+    "check": Worker.check,
     "init_pids": Worker.init_pids,
     "set_cgroup_item": Worker.set_cgroup_item,
     "console": Worker.console,

@@ -64,7 +64,7 @@ def test_snapshot_pattern() -> None:
         ("snapshots.schedule", "*/5 8-18 * * mon-fri"),
         ("snapshots.expiry", "1M 2H 3d"),
         ("raw.idmap", "both 1000 1000"),
-        ("raw.lxc", "lxc.prlimit.nice = 5\n# comment\n"),
+        ("raw.lxc", "lxc.signal.halt = SIGUSR1\n# comment\n"),
         ("boot.autostart.priority", "-5"),
         ("volatile.eth0.hwaddr", "00:16:3e:00:00:01"),
         ("user.anything", "ü"),
