@@ -6,14 +6,15 @@ from __future__ import annotations
 from nova_lxd.lxd.errors import BadRequest
 
 DEFAULT_PORT = 8443
+METRICS_PORT = 9100
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``core.https_address``: ``HOST``, ``HOST:PORT``, ``:PORT``, ``[V6]:PORT``.
+def split_address(address: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
+    """Host and port of an address: ``HOST``, ``HOST:PORT``, ``:PORT``, ``[V6]:PORT``.
 
     :raises BadRequest: the port is no number.
     """
-    host, port = address, str(DEFAULT_PORT)
+    host, port = address, str(default_port)
     if address.startswith("["):
         host, _, rest = address[1:].partition("]")
         port = rest.lstrip(":") or port

@@ -56,9 +56,12 @@ def _waitready(args: argparse.Namespace) -> int:
 
 
 def _shutdown(args: argparse.Namespace) -> int:
-    timeout = f"&timeout={args.timeout}" if args.timeout else ""
-    force = "true" if args.force else "false"
-    LocalClient().put(f"/internal/shutdown?force={force}{timeout}")
+    client = LocalClient(timeout=args.timeout or None)
+    try:
+        client.put("/internal/shutdown?force=true" if args.force else "/internal/shutdown")
+    except TimeoutError:
+        print(f"nova-lxd: the daemon still runs after {args.timeout} s", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -125,8 +128,8 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=_waitready)
 
     verb = verbs.add_parser("shutdown", help="stop all instances, then the daemon")
-    verb.add_argument("-t", "--timeout", type=int, default=0, help="seconds for the instances")
-    verb.add_argument("-f", "--force", action="store_true", help="kill the instances")
+    verb.add_argument("-t", "--timeout", type=int, default=0, help="seconds to wait; 0: no end")
+    verb.add_argument("-f", "--force", action="store_true", help="do not wait for operations")
     verb.set_defaults(run=_shutdown)
 
     verb = verbs.add_parser("sql", help="read the daemon's database")

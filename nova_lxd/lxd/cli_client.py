@@ -21,28 +21,35 @@ class ClientError(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
 class LocalClient:
-    """Requests over LXD_DIR/unix.socket; each returns the answer's metadata."""
+    """Requests over LXD_DIR/unix.socket; each returns the answer's metadata.
 
-    def __init__(self, paths: Paths | None = None) -> None:
+    :param timeout: seconds after which a request without an answer raises TimeoutError.
+    """
+
+    def __init__(self, paths: Paths | None = None, timeout: float | None = None) -> None:
+        self._timeout = timeout
         self._socket = str((paths or Paths.from_environment()).socket)
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """:raises ClientError: no daemon, or it answered with an error."""
-        connection = _UnixConnection(self._socket)
+        connection = _UnixConnection(self._socket, self._timeout)
         try:
             payload = None if body is None else json.dumps(body)
             connection.request(method, quote(path, safe="/?=&%:"), payload)
             answer = json.loads(connection.getresponse().read())
+        except TimeoutError:
+            raise
         except (OSError, http.client.HTTPException, ValueError) as exc:
             raise ClientError(f"Asking the daemon at {self._socket} failed: {exc}") from exc
         finally:

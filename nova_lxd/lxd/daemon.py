@@ -4,22 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
 
 from nova_lxd.lxd import api, ownership
 from nova_lxd.lxd.api import selfsigned
+from nova_lxd.lxd.api.listener import HttpsListener
 from nova_lxd.lxd.api.server import Server
 from nova_lxd.lxd.db.connection import Database
+from nova_lxd.lxd.ending import Ending
 from nova_lxd.lxd.environment import Environment
-from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.guest.server import GuestServer
 from nova_lxd.lxd.images.service import Images
@@ -27,7 +26,7 @@ from nova_lxd.lxd.instances.imagetree import ImageTrees
 from nova_lxd.lxd.instances.service import Instances
 from nova_lxd.lxd.logs import LoggingEvents
 from nova_lxd.lxd.network.service import Networks
-from nova_lxd.lxd.operations import Operation, Operations
+from nova_lxd.lxd.operations import Operations
 from nova_lxd.lxd.paths import Paths
 from nova_lxd.lxd.profiles import Profiles
 from nova_lxd.lxd.projects import Projects
@@ -42,8 +41,6 @@ LOG = logging.getLogger(__name__)
 _REQUEST_THREADS = 16
 # Each running operation holds a thread, and a graceful stop may hold one for minutes.
 _OPERATION_THREADS = 256
-_OPERATIONS_GRACE = 10.0
-_CANCEL_GRACE = 15.0
 
 
 def notify_systemd(state: str) -> None:
@@ -110,6 +107,7 @@ def build(paths: Paths, group: str | None) -> Services:
         images=images,
         instances=instances,
         server=None,  # type: ignore[arg-type] # set on the next line: the server needs the services
+        ending=Ending(operations, config),
         stop=asyncio.Event(),
         ready=asyncio.Event(),
     )
@@ -154,7 +152,7 @@ async def run(paths: Paths, group: str | None) -> None:
         stack.push_async_callback(guests.stop)
         # Before the parts are closed: a client must not be told of instances let go as stopped.
         stack.push_async_callback(services.server.stop)
-        _follow_https_address(loop, services)
+        _follow_addresses(loop, services)
         await _open_https(services)
         services.ready.set()
         notify_systemd("READY=1")
@@ -162,7 +160,7 @@ async def run(paths: Paths, group: str | None) -> None:
         await loop.run_in_executor(services.executor, services.instances.autostart)
         await services.stop.wait()
         notify_systemd("STOPPING=1")
-        await _drain(services)
+        await services.ending.drain()
     LOG.info("Ended; instances keep running")
 
 
@@ -183,52 +181,52 @@ def _start_parts(services: Services) -> None:
 
 
 async def _open_https(services: Services) -> None:
-    address = services.config.get("core.https_address")
-    try:
-        await services.server.listen_https(address)
-    except Exception as exc:  # an address that is gone must not keep the unix socket from serving
-        LOG.error("Opening the HTTPS address %r failed: %s", address, exc)
-        services.warnings.warn("Unable to listen on address", str(exc), severity="high")
+    for key, listener in services.server.listeners.items():
+        address = services.config.get(key)
+        try:
+            await listener.move(address)
+        except Exception as exc:  # an address that is gone must not keep the socket from serving
+            LOG.error("Opening %s %r failed: %s", key, address, exc)
+            services.warnings.warn("Unable to listen on address", str(exc), severity="high")
 
 
-def _follow_https_address(loop: asyncio.AbstractEventLoop, services: Services) -> None:
-    def apply(values: object) -> None:
-        assert isinstance(values, dict)
-        address = values.get("core.https_address", "")
-        asyncio.run_coroutine_threadsafe(services.server.listen_https(address), loop).result()
+def _follow_addresses(loop: asyncio.AbstractEventLoop, services: Services) -> None:
+    def follow(key: str, listener: HttpsListener) -> None:
+        def apply(values: Mapping[str, str]) -> None:
+            address = values.get(key, "")
+            asyncio.run_coroutine_threadsafe(listener.move(address), loop).result()
 
-    services.config.on_change("core.https_address", apply)
+        services.config.on_change(key, apply)
+
+    for key, listener in services.server.listeners.items():
+        follow(key, listener)
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, services: Services) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, services.stop.set)
+    """SIGTERM and SIGPWR let operations end first; a second signal or SIGINT does not wait."""
+    running: set[asyncio.Task[None]] = set()
 
-    def power_failure() -> None:
-        future = loop.run_in_executor(
-            services.executor, partial(services.instances.shutdown_all, force=False, timeout=None)
-        )
-        future.add_done_callback(lambda _future: services.power_down())
+    def begin(verb: Callable[[], Coroutine[None, None, None]]) -> None:
+        if services.ending.begun:
+            services.ending.hurry()
+            return
+        task = loop.create_task(verb())
+        running.add(task)
+        task.add_done_callback(running.discard)
 
-    loop.add_signal_handler(signal.SIGPWR, power_failure)
+    async def terminate() -> None:
+        await services.ending.wait_for_operations()
+        services.stop.set()
 
+    async def power_failure() -> None:
+        await services.ending.wait_for_operations()
+        await loop.run_in_executor(services.executor, services.instances.shutdown_all)
+        services.power_down()
 
-async def _drain(services: Services) -> None:
-    """Give running operations a moment to end; the rest is reconciled at the next start.
+    def interrupt() -> None:
+        services.ending.hurry()
+        services.stop.set()
 
-    Those that can be cancelled are, lest their worker threads wait for another server for ever.
-    """
-    operations = services.operations
-    tasks = [op for op in operations.running() if op.kind == "task"]
-    await _wait_for(services, tasks, _OPERATIONS_GRACE)
-    cancelled = [op for op in operations.running() if op.may_cancel]
-    for op in cancelled:
-        with contextlib.suppress(BadRequest):  # it has ended just now
-            operations.cancel(op)
-    await _wait_for(services, cancelled, _CANCEL_GRACE)
-
-
-async def _wait_for(services: Services, operations: Sequence[Operation], seconds: float) -> None:
-    deadline = services.loop.time() + seconds
-    for op in operations:
-        await services.operations.wait(op, max(0.0, deadline - services.loop.time()))
+    loop.add_signal_handler(signal.SIGTERM, begin, terminate)
+    loop.add_signal_handler(signal.SIGPWR, begin, power_failure)
+    loop.add_signal_handler(signal.SIGINT, interrupt)

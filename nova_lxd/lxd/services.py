@@ -15,6 +15,7 @@ from nova_lxd.lxd.paths import Paths
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.api.server import Server
+    from nova_lxd.lxd.ending import Ending
     from nova_lxd.lxd.environment import Environment
     from nova_lxd.lxd.images.service import Images
     from nova_lxd.lxd.instances.service import Instances
@@ -50,6 +51,7 @@ class Services:
     images: Images
     instances: Instances
     server: Server
+    ending: Ending
     stop: asyncio.Event
     ready: asyncio.Event
     powered_down: bool = False

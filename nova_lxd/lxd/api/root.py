@@ -14,7 +14,6 @@ from aiohttp import web
 from nova_lxd.lxd.api import envelope
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
-from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.schema.extensions import API_EXTENSIONS
 
 _BASE = {
@@ -106,13 +105,14 @@ async def get_ready(request: Request) -> web.StreamResponse:
 
 @route("PUT", "/internal/shutdown", local=True)
 async def put_shutdown(request: Request) -> web.StreamResponse:
-    """Stop the instances, then the daemon; answered when the instances are down."""
-    force = request.query_bool("force")
-    try:
-        timeout = float(request.query("timeout") or 0) or None
-    except ValueError as exc:
-        raise BadRequest("Shutting down failed: timeout is no number") from exc
+    """Stop the instances, then the daemon; answered when the instances are down.
+
+    Operations may end first unless ``force`` is given, as in LXD.
+    """
     services = request.services
-    await request.run(services.instances.shutdown_all, force=force, timeout=timeout)
+    if request.query_bool("force"):
+        services.ending.hurry()
+    await services.ending.wait_for_operations()
+    await request.run(services.instances.shutdown_all)
     asyncio.get_running_loop().call_later(0.1, services.power_down)
     return envelope.sync()

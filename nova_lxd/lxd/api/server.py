@@ -10,46 +10,61 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from aiohttp import web
 
-from nova_lxd.lxd.addresses import split_address
+from nova_lxd.lxd.addresses import DEFAULT_PORT, METRICS_PORT
 from nova_lxd.lxd.api import envelope, tls
 from nova_lxd.lxd.api.auth import identify
+from nova_lxd.lxd.api.listener import HttpsListener
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import ROUTES, Route
-from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
+from nova_lxd.lxd.errors import InternalError, LXDError
 from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.services import Services
 
 LOG = logging.getLogger(__name__)
+_METRICS_PATHS = ("/", "/1.0/metrics")
 _AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Server:
-    """Listens on LXD_DIR/unix.socket and, when ``core.https_address`` is set, on HTTPS."""
+    """Listens on LXD_DIR/unix.socket and, when their keys are set, on HTTPS.
+
+    ``core.https_address`` serves the whole API, ``core.metrics_address`` the metrics alone.
+    """
 
     def __init__(self, services: Services, group: str | None) -> None:
         self._services = services
         self._group = group
-        self._runner: web.AppRunner | None = None
-        self._https: web.BaseSite | None = None
+        self._runners: list[web.AppRunner] = []
         self._unix_socket: socket.socket | None = None
-        self.https_address = ""
+        self.listeners: dict[str, HttpsListener] = {}
+        """The HTTPS listeners by the configuration key of their address."""
 
     async def start(self) -> None:
-        """Open the unix socket (mode 0660, owned by the group) and serve."""
+        """Open the unix socket (mode 0660, owned by the group) and serve; HTTPS is closed yet."""
+        runner = await self._serve(ROUTES)
+        metrics = await self._serve(r for r in ROUTES if r.path in _METRICS_PATHS)
+        self.listeners = {
+            "core.https_address": HttpsListener(runner, self._ssl_context, DEFAULT_PORT),
+            "core.metrics_address": HttpsListener(metrics, self._ssl_context, METRICS_PORT),
+        }
+        self._unix_socket = self._bind_unix(self._services.paths.socket)
+        await web.SockSite(runner, self._unix_socket, backlog=512).start()
+
+    async def _serve(self, routes: Iterable[Route]) -> web.AppRunner:
         app = web.Application(client_max_size=2**62)
-        for entry in ROUTES:
+        for entry in routes:
             app.router.add_route(entry.method, entry.path, self._handler(entry))
         app.router.add_route("*", "/{tail:.*}", self._not_found)
         app.on_response_prepare.append(self._allow_origin)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await self._runner.setup()
-        self._unix_socket = self._bind_unix(self._services.paths.socket)
-        await web.SockSite(self._runner, self._unix_socket, backlog=512).start()
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
 
     def _gid(self) -> int:
         """The group that may use the socket.
@@ -82,47 +97,14 @@ class Server:
         sock.setblocking(False)
         return sock
 
-    async def listen_https(self, address: str) -> None:
-        """Move the HTTPS listener to ``address``; the empty string closes it.
-
-        :raises BadRequest: the address cannot be bound; the old listener stays.
-        """
-        if address == self.https_address:
-            return
-        if address:
-            split_address(address)  # a malformed one must not cost the old listener
-        old, self._https = self._https, None
-        try:
-            # An address that overlaps the old one (:8443 after 127.0.0.1:8443) needs its port.
-            if old is not None:
-                await old.stop()
-            self._https = await self._open_https(address)
-        except OSError as exc:
-            self._https = await self._open_https(self.https_address)
-            raise BadRequest(f"Listening on {address!r} failed: {exc.strerror}") from exc
-        self.https_address = address
-
-    async def _open_https(self, address: str) -> web.BaseSite | None:
-        if not address:
-            return None
-        assert self._runner is not None
-        host, port = split_address(address)
-        # asyncio binds "::" for IPv6 alone; LXD's "all addresses" means both families.
-        everywhere = None if host == "::" else host
-        site = web.TCPSite(
-            self._runner, everywhere, port, ssl_context=self._ssl_context(), backlog=512
-        )
-        await site.start()
-        return site
-
     def _ssl_context(self) -> ssl.SSLContext:
         paths = self._services.paths
         return tls.server_context(paths.server_cert, paths.server_key)
 
     async def stop(self) -> None:
         """Close the listeners and the connections; idempotent."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
+        runners, self._runners = self._runners, []
+        for runner in runners:
             await runner.cleanup()
 
     async def _allow_origin(self, http: web.Request, response: web.StreamResponse) -> None:

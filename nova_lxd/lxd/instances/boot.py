@@ -65,10 +65,10 @@ def autostart(svc: Instances) -> None:
             time.sleep(delay)
 
 
-def shutdown_all(svc: Instances, *, force: bool, timeout: float | None) -> None:
+def shutdown_all(svc: Instances) -> None:
     """Stop every running instance, highest ``boot.stop.priority`` first, equals side by side.
 
-    Each gets ``boot.host_shutdown_timeout`` seconds (``timeout`` when given) before it is killed.
+    Each gets ``boot.host_shutdown_timeout`` seconds before it is killed.
     They are recorded as running, so that the next start brings them up again.
     """
     entries = svc.expand_ids(inst.id for inst in svc.all() if inst.is_running)
@@ -82,24 +82,22 @@ def shutdown_all(svc: Instances, *, force: bool, timeout: float | None) -> None:
             for record, expanded in group:
                 inst = svc.by_id(record.id)
                 if inst is not None:
-                    wait = timeout if timeout is not None else _patience(expanded)
-                    pool.submit(_down, svc, inst, force, wait)
+                    pool.submit(_down, svc, inst, _patience(expanded))
 
 
 def _patience(expanded: Expanded) -> float:
     return _number(expanded.config, "boot.host_shutdown_timeout", _HOST_SHUTDOWN_TIMEOUT)
 
 
-def _down(svc: Instances, inst: Instance, force: bool, timeout: float) -> None:
+def _down(svc: Instances, inst: Instance, timeout: float) -> None:
     try:
         with svc.hold(inst, "stop", patience=timeout):
             if not inst.is_running:
                 return
-            if not force:
-                try:
-                    stop.shutdown(svc, inst, timeout)
-                except LXDError as exc:
-                    LOG.warning("Shutting down %s failed (%s); killing it", inst, exc)
+            try:
+                stop.shutdown(svc, inst, timeout)
+            except LXDError as exc:
+                LOG.warning("Shutting down %s failed (%s); killing it", inst, exc)
             if inst.is_running:
                 stop.stop(svc, inst)
             if svc.record(inst).ephemeral:

@@ -104,9 +104,9 @@ class Instances:
         """Start the instances that shall run, in their order; failures become warnings."""
         boot.autostart(self)
 
-    def shutdown_all(self, *, force: bool = False, timeout: float | None = None) -> None:
+    def shutdown_all(self) -> None:
         """Stop every instance in the order of ``boot.stop.priority``; they are started again."""
-        boot.shutdown_all(self, force=force, timeout=timeout)
+        boot.shutdown_all(self)
 
     def take_snapshot(self, inst: Instance) -> None:
         """Take a scheduled snapshot now; a failure is logged."""

@@ -30,6 +30,12 @@ def _compression(value: str) -> str | None:
     return one_of(*known)(value.split()[0])
 
 
+# Those of images.architectures, which this layer cannot see; a test compares them.
+ARCHITECTURES = (
+    *("i686", "x86_64", "armv7l", "aarch64", "ppc", "ppc64", "ppc64le", "s390x"),
+    *("mips", "mips64", "riscv32", "riscv64"),
+)
+
 SERVER_KEYS = KeyTable(
     "server",
     (
@@ -40,6 +46,7 @@ SERVER_KEYS = KeyTable(
         Key("core.https_allowed_headers", "string", "Access-Control-Allow-Headers."),
         Key("core.https_allowed_methods", "string", "Access-Control-Allow-Methods."),
         Key("core.https_allowed_origin", "string", "Access-Control-Allow-Origin."),
+        Key("core.metrics_address", "string", "Address that serves metrics alone.", _address),
         Key(
             "core.metrics_authentication",
             "bool",
@@ -69,7 +76,12 @@ SERVER_KEYS = KeyTable(
             "6",
         ),
         Key("images.compression_algorithm", "string", "Of new images.", _compression, "gzip"),
-        Key("images.default_architecture", "string", "In a mixed cluster."),
+        Key(
+            "images.default_architecture",
+            "string",
+            "Architecture that a cluster of several prefers; one server has but its own.",
+            one_of(*ARCHITECTURES),
+        ),
         Key(
             "images.remote_cache_expiry",
             "integer",

@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("instances", "environment", "trust"),
     ("images", "profiles", "projects"),
     ("storage", "network", "devices"),
+    ("ending",),
     ("operations", "serverconfig", "warnings", "logs"),
     ("events", "ownership"),
     ("db",),
