@@ -2,14 +2,15 @@
 """The template language of LXD's images (pongo2) on Jinja2: no code, no loops without end.
 
 A template may only read the variables it is given: it has no globals, calls nothing but
-``config_get``, loops over given values at most two deep, builds no text by multiplication, and its
-output is bounded.
+``config_get``, loops over given values at most two deep, and builds no text by multiplication.
+What it makes on the way (texts, lists, turns of a loop) is counted against a budget, and its
+output is bounded, too: it is rendered in the daemon.
 """
 
 from __future__ import annotations
 
 import functools
-import re
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,43 +18,63 @@ import jinja2
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from nova_lxd.lxd.instances.pongosyntax import translate
+
 MAX_OUTPUT = 4 * 1024 * 1024
 MAX_LOOP_DEPTH = 2
 MAX_NODES = 20_000
+#: What one rendering may make: a character or an element of a list costs one.
+BUDGET = 4 * MAX_OUTPUT
+_TURN = 16  # what one turn of a loop costs
+_CACHED_LENGTH = 64 * 1024
 
 
 class TemplateError(Exception):
     """The template cannot be rendered; the text says why."""
 
 
-_TAG = re.compile(r"(\{\{.*?\}\}|\{%.*?%\})", re.S)
-_STRING = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'")
-_FILTER_ARGUMENT = re.compile(r"\|\s*([A-Za-z_]\w*)\s*:\s*(\0\d+\0|[\w.\-]+)")
-_COMMENT = re.compile(r"\{%-?\s*comment\b.*?%\}.*?\{%-?\s*endcomment\s*-?%\}", re.S)
-_AUTOESCAPE = re.compile(r"\{%-?\s*(?:end)?autoescape\b.*?%\}")
+# What Jinja2, Python's compiler (too deep a nesting) and the filters raise about a template.
+_FAILURES = (
+    jinja2.TemplateError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    AttributeError,
+    ArithmeticError,
+    TypeError,
+    ValueError,
+    LookupError,
+)
 
 
-def _translate_tag(tag: str) -> str:
-    strings: list[str] = []
+class _Account(threading.local):
+    """What the rendering of this thread may still make."""
 
-    def hide(match: re.Match[str]) -> str:
-        strings.append(match[0])
-        return f"\0{len(strings) - 1}\0"
+    left = 0
 
-    text = _STRING.sub(hide, tag)
-    text = _FILTER_ARGUMENT.sub(r"|\1(\2)", text)
-    text = text.replace("&&", " and ").replace("||", " or ")
-    text = re.sub(r"!(?!=)", " not ", text)
-    text = re.sub(r"\{%(-?)\s*ifequal\s+(\S+)\s+(\S+)\s*(-?)%\}", r"{%\1 if \2 == \3 \4%}", text)
-    text = re.sub(r"\{%(-?)\s*endifequal\s*(-?)%\}", r"{%\1 endif \2%}", text)
-    return re.sub(r"\0(\d+)\0", lambda m: strings[int(m[1])], text)
+    def spend(self, amount: int) -> None:
+        self.left -= amount
+        if self.left < 0:
+            raise TemplateError("it makes more of texts and loops than is allowed")
 
 
-def translate(text: str) -> str:
-    """pongo2's spelling of operators and filter arguments in Jinja2's."""
-    text = text.replace("\0", "")
-    text = _AUTOESCAPE.sub("", _COMMENT.sub("", text))
-    return _TAG.sub(lambda m: _translate_tag(m[0]), text)
+_ACCOUNT = _Account()
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple | Mapping) else 1
+
+
+def _made(value: Any) -> Any:
+    """Count what was made."""
+    _ACCOUNT.spend(_size(value))
+    return value
+
+
+def _counted(value: Any) -> Any:
+    """Count the turns of a loop over a value."""
+    _ACCOUNT.spend(_TURN * (1 + _size(value)))
+    return value
 
 
 def _text(value: Any) -> str:
@@ -65,8 +86,22 @@ def _default(value: Any, other: Any = "") -> Any:
 
 
 def _yesno(value: Any, words: str = "yes,no") -> str:
-    yes, _, rest = words.partition(",")
+    yes, _, rest = _text(words).partition(",")
     return yes if value else rest.partition(",")[0]
+
+
+def _join(value: Any, separator: Any = "") -> str:
+    parts, between = [_text(item) for item in value], _text(separator)
+    _ACCOUNT.spend(sum(map(len, parts)) + len(between) * len(parts))
+    return between.join(parts)
+
+
+def _counting(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return _made(function(*args))
+
+    return call
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {
@@ -79,7 +114,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "float": lambda v: float(v),
     "integer": lambda v: int(v),
     "items": lambda v: list(v.items()) if isinstance(v, Mapping) else v,
-    "join": lambda v, sep="": _text(sep).join(_text(item) for item in v),
+    "join": _join,
     "last": lambda v: v[-1] if v else "",
     "length": lambda v: len(v),
     "lower": lambda v: _text(v).lower(),
@@ -117,7 +152,6 @@ _ALLOWED_NODES = (
     nodes.Neg,
     nodes.Tuple,
     nodes.List,
-    nodes.Slice,
 )
 
 
@@ -128,20 +162,26 @@ class _Environment(ImmutableSandboxedEnvironment):
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if numbers:
             return left + right if operator == "+" else left - right
-        joined = _text(left) + _text(right)
-        if operator != "+" or len(joined) > MAX_OUTPUT:
-            raise TemplateError("it computes with what are no numbers, or a text is too long")
-        return joined
+        if operator != "+":
+            raise TemplateError("it computes with what are no numbers")
+        return _made(_text(left) + _text(right))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return _made(super().getitem(obj, argument))
 
     def is_safe_callable(self, obj: Any) -> bool:
         return getattr(obj, "__name__", "") == "config_get"
 
 
 def _environment() -> _Environment:
-    env = _Environment(keep_trailing_newline=True, autoescape=False, finalize=_finalize)
+    # Not optimised: nothing may be computed before there is a budget for it.
+    env = _Environment(
+        keep_trailing_newline=True, autoescape=False, finalize=_finalize, optimized=False
+    )
     env.globals.clear()
     env.filters.clear()
-    env.filters.update(_FILTERS)
+    env.filters.update({name: _counting(function) for name, function in _FILTERS.items()})
+    env.filters["counted"] = _counted
     return env
 
 
@@ -164,6 +204,7 @@ def _check(node: nodes.Node, loops: int, budget: list[int]) -> None:
         loops += 1
         if isinstance(node.target, nodes.Tuple):  # pongo2 gives key and value of a map
             node.iter = nodes.Filter(node.iter, "items", [], [], None, None)
+        node.iter = nodes.Filter(node.iter, "counted", [], [], None, None)
         if node.recursive or loops > MAX_LOOP_DEPTH:
             raise TemplateError(f"its loops nest more than {MAX_LOOP_DEPTH} deep")
     if isinstance(node, nodes.Assign) and loops:
@@ -172,25 +213,30 @@ def _check(node: nodes.Node, loops: int, budget: list[int]) -> None:
         _check(child, loops, budget)
 
 
-@functools.lru_cache(maxsize=256)
-def _compiled(text: str) -> jinja2.Template:
+def _compile(text: str) -> jinja2.Template:
     tree = _ENV.parse(translate(text))
     _check(tree, 0, [MAX_NODES])
     return jinja2.Template.from_code(_ENV, _ENV.compile(tree), {})
 
 
+_compiled = functools.lru_cache(maxsize=256)(_compile)
+
+
 def render(text: str, variables: Mapping[str, Any]) -> str:
     """The text with every tag evaluated.
 
-    :raises TemplateError: a syntax error, something not allowed, or more than 4 MiB of output.
+    :raises TemplateError: a syntax error, something not allowed, or more work or output than is
+        allowed.
     """
+    _ACCOUNT.left = BUDGET
     try:
         parts, size = [], 0
-        for part in _compiled(text).generate(variables):
+        template = (_compiled if len(text) < _CACHED_LENGTH else _compile)(text)
+        for part in template.generate(variables):
             size += len(part)
             if size > MAX_OUTPUT:
                 raise TemplateError(f"its output is longer than {MAX_OUTPUT} characters")
             parts.append(part)
-    except (jinja2.TemplateError, RecursionError, TypeError, ValueError, LookupError) as exc:
-        raise TemplateError(" ".join(str(exc).split())[:200]) from exc
+    except _FAILURES as exc:
+        raise TemplateError(" ".join(str(exc).split())[:200] or type(exc).__name__) from exc
     return "".join(parts)

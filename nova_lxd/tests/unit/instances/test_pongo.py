@@ -76,3 +76,38 @@ def test_output_is_bounded() -> None:
 
 def test_attributes_of_python_objects_stay_hidden() -> None:
     assert pongo.render("{{ config.__class__ }}", variables()) == ""
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ '1e999'|float|integer }}",
+        "{{ 1" + "0" * 400 + "|float }}",
+        "{{ 5 is divisibleby(0) }}",
+        "{{ 'abc'[1:] }}",
+        "{% if trigger %}" * 150 + "{% endif %}" * 150,
+        "{{ " + "(" * 3000 + "a" + ")" * 3000 + " }}",
+    ],
+)
+def test_what_python_cannot_do_is_refused_too(template: str) -> None:
+    with pytest.raises(pongo.TemplateError):
+        pongo.render(template, variables())
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ '" + "a" * 3000 + "'|split:'a'|join:'" + "b" * 100_000 + "' }}",
+        "{% for a in '" + "a" * 9000 + "' %}{% for b in '" + "a" * 9000 + "' %}"
+        "{% endfor %}{% endfor %}",
+        "{% set a = '" + "a" * 900_000 + "' %}"
+        + "".join(f"{{% set a{n} = a|upper %}}" for n in range(100)),
+    ],
+)
+def test_work_and_memory_are_bounded(template: str) -> None:
+    with pytest.raises(pongo.TemplateError, match="more of texts and loops than is allowed"):
+        pongo.render(template, variables())
+
+
+def test_argument_of_another_type_is_taken_as_text() -> None:
+    assert pongo.render("{{ pair|yesno:5 }}", variables()) == "5"
