@@ -12,16 +12,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host.run import ProgramError
 from nova_lxd.lxd.storage.copying import run_mortal
+from nova_lxd.lxd.storage.gzip_stream import GzipStream
 
 SQUASHFS = "squashfs"
 # Algorithm, as in compression_algorithm: programs that do it, best first, with their arguments.
 _COMPRESSORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "bzip2": (("bzip2", "-c"),),
+    # Without arguments it is done here: see _in_process().
     "gzip": (("pigz", "-c", "-n"), ("gzip", "-c", "-n")),
     "lz4": (("lz4", "-c", "-q"),),
     "lzma": (("xz", "-c", "--format=lzma"),),
@@ -55,9 +57,14 @@ def check_algorithm(algorithm: str) -> list[str]:
         )
     if not all(word.startswith("-") and len(word) > 1 and "/" not in word for word in words[1:]):
         raise BadRequest(f"Bad arguments in compression algorithm {algorithm[:64]!r}")
-    if words[0] in _COMPRESSORS:
+    if words[0] in _COMPRESSORS and not _in_process(words):
         _compressor(words)
     return words
+
+
+def _in_process(words: Sequence[str]) -> bool:
+    """Plain gzip needs no program; with arguments of the program's it is run."""
+    return list(words) == ["gzip"]
 
 
 def _compressor(words: Sequence[str]) -> list[str]:
@@ -95,10 +102,17 @@ def _tar(sources: Sequence[Source]) -> list[str]:
     return argv
 
 
+class Readable(Protocol):
+    """What an archive is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+
+
 @contextlib.contextmanager
 def packed(
     sources: Sequence[Source], algorithm: str = "none", scratch: Path | None = None
-) -> Iterator[IO[bytes]]:
+) -> Iterator[Readable]:
     """A compressed tarball or squashfs of entries of directories, to be read to its end.
 
     Leaving the block early ends the programs.
@@ -109,12 +123,23 @@ def packed(
     """
     words = check_algorithm(algorithm)
     if words[0] == SQUASHFS:
-        with _squashed(sources, words[1:], scratch) as stream:
+        with _squashed(sources, words[1:], scratch) as file:
+            yield file
+    elif _in_process(words):
+        with _piped([_tar(sources)]) as archive, GzipStream(archive) as stream:
             yield stream
-        return
-    pipeline = [_tar(sources)]
-    if words[0] != "none":
-        pipeline.append(_compressor(words))
+    else:
+        compressor = [] if words[0] == "none" else [_compressor(words)]
+        with _piped([_tar(sources), *compressor]) as archive:
+            yield archive
+
+
+@contextlib.contextmanager
+def _piped(pipeline: Sequence[list[str]]) -> Iterator[IO[bytes]]:
+    """The output of programs each of which reads what the one before it writes.
+
+    :raises ProgramError: at the end of the block, when one failed and all was read.
+    """
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(tempfile.TemporaryFile())
         running: list[subprocess.Popen[bytes]] = []
@@ -161,7 +186,7 @@ def _squashed(
     """
     with tempfile.TemporaryDirectory(prefix="nova-lxd-pack-", dir=scratch) as directory:
         file = Path(directory, "image.squashfs")
-        with packed(sources) as stream:
+        with _piped([_tar(sources)]) as stream:
             run_mortal(
                 [
                     "mksquashfs", "-", str(file), "-tar", "-noappend", "-quiet",
@@ -181,4 +206,5 @@ def write(
     :raises OSError: the file cannot take it (ENOSPC).
     """
     with packed(sources, algorithm, scratch) as stream:
-        shutil.copyfileobj(stream, out, 1 << 20)
+        while data := stream.read(1 << 20):
+            out.write(data)
