@@ -318,20 +318,26 @@ class Bridge(Network):
     def set_host(self, entry: HostEntry) -> HostEntry:
         if self.config.get("dns.mode", "managed") != "managed":
             entry = HostEntry(entry.owner, entry.device, entry.hwaddr, "", entry.ipv4, entry.ipv6)
-        hosts = self.dnsmasq.hosts
+        if entry.ipv4 or entry.ipv6:  # else there is nothing to compare with all the others
+            entry = self._with_addresses(entry)
+        self.dnsmasq.write_host(entry)
+        return entry
+
+    def _with_addresses(self, entry: HostEntry) -> HostEntry:
+        """The entry with addresses that are its own alone.
+
+        :raises Conflict: another nic has one, or none is left.
+        """
         others = [
             other
-            for other in hosts.entries()
+            for other in self.dnsmasq.hosts.entries()
             if (other.owner, other.device) != (entry.owner, entry.device)
         ]
         self._refuse_duplicates(entry, others)
         own = [a.ip for a in (self._address("ipv4"), self._address("ipv6")) if a is not None]
-        entry = leases.allocate(
+        return leases.allocate(
             entry, others, self.dnsmasq.leases(), dnsmasq.dhcp_ranges(self.config), own
         )
-        if hosts.write(entry):
-            self.dnsmasq.reload()
-        return entry
 
     def _refuse_duplicates(self, entry: HostEntry, others: Sequence[HostEntry]) -> None:
         for other in others:
@@ -342,10 +348,9 @@ class Bridge(Network):
                     )
 
     def forget_host(self, owner: str, device: str) -> None:
-        entry = self.dnsmasq.hosts.remove(owner, device)
+        entry = self.dnsmasq.forget_host(owner, device)
         if entry is None:
             return
-        self.dnsmasq.reload()
         address = self._address("ipv4")
         if address is None or not self.is_up():
             return

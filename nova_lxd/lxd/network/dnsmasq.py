@@ -21,13 +21,17 @@ from pathlib import Path
 from nova_lxd.lxd.errors import InternalError
 from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.network import values
+from nova_lxd.lxd.network.interface import HostEntry
 from nova_lxd.lxd.network.leases import HostFiles, LeaseLine, Range, read_leases
 from nova_lxd.lxd.network.processes import end_process
+from nova_lxd.lxd.network.reloads import Coalescer
 
 LOG = logging.getLogger(__name__)
 
 DEFAULT_DOMAIN = "lxd"
 DEFAULT_EXPIRY = "1h"
+_RELOAD_INTERVAL = 0.5  # seconds
+_RELOADS = Coalescer(_RELOAD_INTERVAL)
 
 
 def unprivileged_user() -> str:
@@ -104,8 +108,38 @@ class Dnsmasq:
         self.raw_file.chmod(0o644)
         return True
 
+    def write_host(self, entry: HostEntry) -> None:
+        """Record a nic.
+
+        A fixed address is in force at once.  A name alone may take :data:`_RELOAD_INTERVAL`: a
+        lease that is given meanwhile gets it then.
+        """
+        if not self.hosts.write(entry):
+            return
+        if entry.ipv4 or entry.ipv6:
+            self.reload()
+        else:
+            self.reload_soon()
+
+    def forget_host(self, owner: str, device: str) -> HostEntry | None:
+        """Forget a nic and return what was recorded, None when nothing was."""
+        entry = self.hosts.remove(owner, device)
+        if entry is not None:
+            if entry.ipv4 or entry.ipv6:
+                self.reload()  # its address may be given to another nic next
+            else:
+                self.reload_soon()
+        return entry
+
     def reload(self) -> None:
         """Have it read its host files again; nothing happens when it does not run."""
+        _RELOADS.run(self.pid_file, self._hang_up)
+
+    def reload_soon(self) -> None:
+        """The same, but once for many that ask in a row."""
+        _RELOADS.request(self.pid_file, self._hang_up)
+
+    def _hang_up(self) -> None:
         pid = self.pid()
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
