@@ -79,6 +79,10 @@ class Worker:
     ) -> None:
         """Start a container: ("ok", our pid), then ("ok", pids of init and monitor), pidfds."""
         os.environ.update(env)
+        if not env.get("PATH"):
+            # Without a path liblxc finds no newuidmap and writes the id maps itself, as root may:
+            # two shells and two programs less.  Shells that run hooks have a path of their own.
+            os.environ.pop("PATH", None)
         self.liblxc.log_to(log, level, name, lxcpath)
         container = self.liblxc.container(name, lxcpath)
         container.load_config(config)
