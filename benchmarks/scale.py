@@ -16,14 +16,16 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.cases import create, delete, start, stop
+from benchmarks.client import Connection
 from benchmarks.compare import images
 from benchmarks.subject import Subject
 from nova_lxd.tests.functional.daemon import BACKENDS, Daemon
@@ -51,13 +53,19 @@ def _median_ms(subject: Subject, path: str) -> float:
     return statistics.median(samples)
 
 
-def launch(subject: Subject, first: int, last: int) -> list[float]:
+def stages(count: int) -> list[tuple[int, int]]:
+    """From where to where to launch between two looks: a hundredth, then up to every tenth."""
+    ends = sorted({max(1, count // 100), *(max(1, count * tenth // 10) for tenth in range(1, 11))})
+    return list(pairwise([0, *ends]))
+
+
+def launch(subject: Subject, first: int, last: int, image: str) -> list[float]:
     """Create and start containers, two at a time; milliseconds of each."""
 
     def one(index: int) -> float:
         began = time.perf_counter()
         with subject.connect() as api:
-            create(api, f"n{index}")
+            create(api, f"n{index}", image)
             start(api, f"n{index}")
         return (time.perf_counter() - began) * 1000
 
@@ -79,13 +87,12 @@ def look(subject: Subject, count: int, launched: Sequence[float]) -> Point:
     }
 
 
-def remove(subject: Subject, count: int) -> float:
-    """Stop and delete all, eight at a time; seconds."""
+def all_of(subject: Subject, count: int, verb: Callable[[Connection, str], None]) -> float:
+    """Do something to all, eight at a time; seconds."""
 
     def one(index: int) -> None:
         with subject.connect() as api:
-            stop(api, f"n{index}")
-            delete(api, f"n{index}")
+            verb(api, f"n{index}")
 
     began = time.perf_counter()
     with ThreadPoolExecutor(8) as pool:
@@ -126,7 +133,8 @@ class Outcome:
     launched: list[float] = field(default_factory=list)
     restart: float = 0.0
     survived: int = 0
-    removal: float = 0.0
+    stopping: float = 0.0
+    deleting: float = 0.0
     left: int = 0
 
     @property
@@ -142,19 +150,19 @@ class Outcome:
             "machine": report.machine(),
             "points": self.points,
             "restart_s": self.restart,
-            "remove_s": self.removal,
+            "stop_s": self.stopping,
+            "delete_s": self.deleting,
             "slowdown": self.slowdown,
         }
 
 
-def measure(daemon: Daemon, count: int) -> Outcome:
-    """Launch, restart, remove."""
+def measure(daemon: Daemon, count: int, image: str) -> Outcome:
+    """Launch, restart, stop, delete."""
     outcome = Outcome()
-    subject = Subject(daemon.socket, images(debian=False))
+    subject = Subject(daemon.socket, images(debian=image == "debian"))
     subject.furnish()
-    step = max(1, count // 10)
-    for first in range(0, count, step):
-        part = launch(subject, first, min(first + step, count))
+    for first, last in stages(count):
+        part = launch(subject, first, last, image)
         outcome.launched += part
         outcome.points.append(look(subject, len(outcome.launched), part))
         told = outcome.points[-1].items()
@@ -165,7 +173,8 @@ def measure(daemon: Daemon, count: int) -> Outcome:
     with subject.connect() as api:
         found = api.get("/1.0/instances?recursion=1")
         outcome.survived = sum(each["status"] == "Running" for each in found)
-    outcome.removal = remove(subject, count)
+    outcome.stopping = all_of(subject, count, stop)
+    outcome.deleting = all_of(subject, count, delete)
     with subject.connect() as api:
         outcome.left = len(api.get("/1.0/instances"))
     return outcome
@@ -179,12 +188,14 @@ def main() -> int:
     parser.add_argument("--backend", choices=BACKENDS, default="bundled")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
+    parser.add_argument("--image", choices=("busybox", "debian"), default="busybox")
     args = parser.parse_args()
     with Daemon(args.backend, "scale") as daemon:
-        outcome = measure(daemon, args.count)
+        outcome = measure(daemon, args.count, args.image)
     print(
-        f"restart with {outcome.survived} running: {outcome.restart:.1f} s; stop and delete: "
-        f"{outcome.removal:.1f} s, {args.count / outcome.removal:.1f}/s; "
+        f"restart with {outcome.survived} running: {outcome.restart:.1f} s; "
+        f"stop: {outcome.stopping:.1f} s, {args.count / outcome.stopping:.1f}/s; "
+        f"delete: {outcome.deleting:.1f} s, {args.count / outcome.deleting:.1f}/s; "
         f"last launches against first: {outcome.slowdown:.2f} (wanted ≤ 1.5)"
     )
     checks = [outcome.survived == args.count, not outcome.left]

@@ -60,7 +60,7 @@ class Subject:
                 {"name": POOL, "driver": "btrfs", "config": {"size": _POOL_SIZE}},
             )
             api.json("POST", "/1.0/storage-pools", {"name": DIR_POOL, "driver": "dir"})
-            network = {"ipv4.address": "10.191.77.1/24", "ipv6.address": "none"}
+            network = {"ipv4.address": "10.191.0.1/16", "ipv6.address": "none"}
             api.json("POST", "/1.0/networks", {"name": BRIDGE, "config": network})
             devices = {
                 "root": {"type": "disk", "path": "/", "pool": POOL},
