@@ -36,7 +36,9 @@ from nova_lxd.lxd.instances.stillness import still
 from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.storage import pack
 from nova_lxd.lxd.storage.copying import equal_tree, remove_tree
+from nova_lxd.lxd.storage.inside import need_directory
 from nova_lxd.lxd.storage.unpack import Limits, unpack_archive
+from nova_lxd.lxd.storage.volume import ROOTFS
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
@@ -328,12 +330,10 @@ def _on_pool(
 
 def _fill(target: Path, tree: Path, part: str, idmap: Idmap) -> None:
     """Make a volume's content that of one part of the unpacked archive."""
-    source = tree / "backup" / part
-    if not (source / "rootfs").is_dir() or source.is_symlink():
-        raise BadRequest(f"Importing the backup failed: it has no directory backup/{part}/rootfs")
+    rootfs = need_directory(tree, f"backup/{part}/{ROOTFS}", "Importing the backup")
     if idmap:
-        shift.unshift(source / "rootfs", idmap)
-    equal_tree(source, target)
+        shift.unshift(rootfs, idmap)
+    equal_tree(rootfs.parent, target)
 
 
 def describe(record: BackupRecord) -> dict[str, Any]:

@@ -21,6 +21,8 @@ def mount(source: Path, target: Path, ids: Idmap, *, readonly: bool) -> None:
     if not target.is_dir():
         target.mkdir(mode=0o755, parents=True, exist_ok=True)
     unmount(target)
+    if source.is_symlink():
+        raise InternalError(f"Mounting the root of the instance failed: {source} is a link")
     fd = idmap.userns_fd(ids) if ids else None
     try:
         mounts.bind(source, target, userns_fd=fd, recursive=False, readonly=readonly)

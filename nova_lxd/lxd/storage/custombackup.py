@@ -34,6 +34,7 @@ from nova_lxd.lxd.storage import pack
 from nova_lxd.lxd.storage.copying import equal_tree
 from nova_lxd.lxd.storage.custom import CustomVolumes, check_name
 from nova_lxd.lxd.storage.custom_intents import volume_of
+from nova_lxd.lxd.storage.inside import need_directory
 from nova_lxd.lxd.storage.pool import Pool
 from nova_lxd.lxd.storage.unpack import Limits, unpack_archive
 from nova_lxd.lxd.storage.volume import ContentType, Volume
@@ -228,10 +229,7 @@ def _bind(stack: ExitStack, source: Path, target: Path) -> None:
 
 
 def _fill(target: Path, tree: Path, part: str) -> None:
-    source = tree / "backup" / part
-    if not source.is_dir() or source.is_symlink():
-        raise BadRequest(f"Importing the backup failed: it has no directory backup/{part}")
-    equal_tree(source, target)
+    equal_tree(need_directory(tree, f"backup/{part}", "Importing the backup"), target)
 
 
 def _dump(row: VolumeRow, driver: str, snapshots: list[VolumeSnapshotRow]) -> bytes:

@@ -18,6 +18,7 @@ from nova_lxd.lxd.host.run import run
 from nova_lxd.lxd.storage.archive_rules import Limits
 from nova_lxd.lxd.storage.copying import LONG
 from nova_lxd.lxd.storage.drivers.generic import is_full
+from nova_lxd.lxd.storage.inside import need_directory
 from nova_lxd.lxd.storage.unpack_child import REFUSED, Order
 from nova_lxd.lxd.storage.volume import ROOTFS
 
@@ -104,5 +105,4 @@ def unpack_image(
             raise BadRequest("Unpacking the image failed: its metadata file has a rootfs too")
         tree.mkdir(mode=0o755)
         unpack_archive(rootfs, tree, limits)
-    if not tree.is_dir() or tree.is_symlink():
-        raise BadRequest("Unpacking the image failed: it has no directory rootfs")
+    need_directory(target, ROOTFS, "Unpacking the image")

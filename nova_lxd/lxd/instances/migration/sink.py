@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nova_lxd.lxd.db import instances as db_instances
@@ -25,6 +26,7 @@ from nova_lxd.lxd.instances.migration.records import check_names, idmap_of, snap
 from nova_lxd.lxd.instances.migration.wire import CRIU_NONE, Control, Header, Snapshot
 from nova_lxd.lxd.storage import rsync
 from nova_lxd.lxd.storage.drivers.interface import Driver, Transfer
+from nova_lxd.lxd.storage.inside import check_root
 from nova_lxd.lxd.storage.volume import ROOTFS, ContentType, Volume
 
 if TYPE_CHECKING:
@@ -199,8 +201,13 @@ def _transfer(
     twice = offer.criu == CRIU_NONE and by_rsync
     transport = peer.transport(sends=by_rsync, receives=True)
     ids = idmap_of(offer.idmap)
-    # Trees are kept with the ids that their guests see.
-    finish = (lambda tree: shift.unshift(tree / ROOTFS, ids)) if ids else None
+
+    def finish(tree: Path) -> None:
+        # What the sender made of it may be a link to anywhere.
+        check_root(tree, ROOTFS, "Receiving the instance")
+        if ids:  # trees are kept with the ids that their guests see
+            shift.unshift(tree / ROOTFS, ids)
+
     transfer = Transfer(kind, names, refresh, not twice, finish=finish)
     driver.receive(volume, transfer, transport)
     if not refresh:
