@@ -76,6 +76,7 @@ class LXDDriver(driver.ComputeDriver):
         self.snapshots = Snapshots(self.client)
         self.consoles = Consoles(self.client)
         self.images.remove_leftovers()
+        self.snapshots.remove_leftovers()
         self.watcher.start()
 
     def cleanup_host(self, host: str) -> None:
@@ -304,8 +305,12 @@ class LXDDriver(driver.ComputeDriver):
 
         :raises nova.exception.InstanceNotFound:
         """
-        self.get_info(instance)
-        return guest.name(instance)
+        name = guest.name(instance)
+        try:
+            self.watcher.refresh(name)
+        except exception.LXDNotFound:
+            raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
+        return name
 
     # -- resize on the same host ------------------------------------------------------------
 

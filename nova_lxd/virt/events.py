@@ -123,11 +123,18 @@ class EventWatcher:
     def lookup(self, name: str) -> Known:
         """Return what is known of an instance, from the cache while the stream stands.
 
+        What is not in the cache then is not there: a server of Nova's without a container, such
+        as one whose build failed, costs no request either.
+
         :raises LXDNotFound:
         """
         with self._lock:
-            cached = self._known.get(name) if self._current else None
-        return cached or self.refresh(name)
+            current, cached = self._current, self._known.get(name)
+        if not current:
+            return self.refresh(name)
+        if cached is None:
+            raise exception.LXDNotFound(404, action=f"find {name}", reason="it is not there")
+        return cached
 
     def all(self) -> dict[str, Known]:
         """Return every instance of the project by its LXD name; one request at most."""
@@ -144,13 +151,17 @@ class EventWatcher:
         try:
             fresh = known(self._client.get("instances", name))
         except exception.LXDNotFound:
-            with self._lock:
-                self._known.pop(name, None)
+            self.forget(name)
             raise
         with self._lock:
             if self._current:  # else what was known before the break is needed to tell changes
                 self._known[name] = fresh
         return fresh
+
+    def forget(self, name: str) -> None:
+        """Take a name out of the cache that no instance has any more."""
+        with self._lock:
+            self._known.pop(name, None)
 
     # -- the thread -------------------------------------------------------------------------
 
@@ -217,6 +228,8 @@ class EventWatcher:
         if not action.startswith("instance-") or not source.startswith("/1.0/instances/"):
             return
         name = source.split("/")[3]
+        if action == "instance-renamed":
+            self.forget((message["metadata"].get("context") or {}).get("old_name", name))
         try:
             fresh = self.refresh(name)
         except exception.LXDNotFound:

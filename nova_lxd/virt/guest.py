@@ -9,12 +9,14 @@ from typing import Any
 from nova import exception
 from oslo_utils import strutils, units
 
+from nova_lxd.virt import shaping
 from nova_lxd.virt.events import UUID_KEY
 
 # What LXD takes as an instance's name.
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{0,61}[a-zA-Z0-9]")
 
 ROOT = "root"
+VIF_RATES_KEY = "user.nova.vif-rates"
 PRODUCT_KEY = "environment.product_name"
 PRODUCT_NAME = "OpenStack Nova"  # what cloud-init looks for in a container's environment
 CPU_PERIOD_US = 100_000
@@ -62,6 +64,7 @@ def config(
         **memory(flavor, instance.numa_topology),
         **cpu(flavor, instance.numa_topology, shared_cpus, node_cpus or {}),
         **security(flavor, conf),
+        **vif_rates(flavor),
     }
 
 
@@ -134,11 +137,9 @@ def security(flavor: Any, conf: Any) -> dict[str, str]:
     if nesting and not conf.allow_nesting:
         _refuse(flavor, "lxd:nesting", "allow_nesting")
     keys = {
-        "security.privileged": _text(privileged),
         "security.nesting": _text(nesting),
+        **isolation(privileged, conf),
     }
-    if not privileged:
-        keys["security.idmap.isolated"] = _text(conf.isolated_idmap)
     for call in INTERCEPTS:
         if _true(specs, f"lxd:intercept_{call}"):
             keys[f"security.syscalls.intercept.{call}"] = "true"
@@ -147,9 +148,28 @@ def security(flavor: Any, conf: Any) -> dict[str, str]:
     return keys
 
 
+def vif_rates(flavor: Any) -> dict[str, str]:
+    """Return the mark of the network rates, by which a resize sees that the ports must change."""
+    found = shaping.rates(flavor.extra_specs)
+    return {VIF_RATES_KEY: shaping.text(found)} if found else {}
+
+
+def isolation(privileged: bool, conf: Any) -> dict[str, str]:
+    """Return the keys that say whose ids a container's root has on the host."""
+    keys = {"security.privileged": _text(privileged)}
+    if not privileged:
+        keys["security.idmap.isolated"] = _text(conf.isolated_idmap)
+    return keys
+
+
+def root_disk(pool: str) -> dict[str, str]:
+    """Return a root disk device without limits."""
+    return {"type": "disk", "path": "/", "pool": pool}
+
+
 def root(flavor: Any, pool: str) -> dict[str, str]:
     """Return the root disk device; a flavor with root_gb 0 has no quota."""
-    device = {"type": "disk", "path": "/", "pool": pool}
+    device = root_disk(pool)
     if flavor.root_gb:
         device["size"] = f"{flavor.root_gb}GiB"
     return {**device, **disk_limits(flavor.extra_specs)}

@@ -21,7 +21,7 @@ from nova.virt import hardware
 from oslo_log import log as logging
 from oslo_utils import units, versionutils
 
-from nova_lxd.virt import exception
+from nova_lxd.virt import exception, guest
 from nova_lxd.virt.client import LXDClient
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ CONF = nova.conf.CONF
 
 TRAIT_LXD = "CUSTOM_LXD"
 DISABLE_PREFIX = "AUTO: "
+PROBE = "nova-lxd-probe"  # the container by which a new host is tried
 
 # Announced by LXD 4.0 and later, and by the bundled daemon; the first missing one is named.
 REQUIRED_EXTENSIONS = (
@@ -100,6 +101,7 @@ class Host:
                 f" create {CONF.lxd.pool} btrfs', or name another in [lxd]pool"
             )
         self._make_project()
+        self._check_ids()
         self._resources = self._client.get("resources")
 
     def _make_project(self) -> None:
@@ -113,6 +115,34 @@ class Host:
                     "config": PROJECT_CONFIG,
                 },
             )
+
+    def _check_ids(self) -> None:
+        """Have the server make one empty container: it has a pool to put it in, and ids to map.
+
+        Instances that are there already show as much, and may have taken the last range of ids.
+        """
+        self._client.delete("instances", PROBE, missing_ok=True)  # of a nova-compute that died
+        if self._client.get("instances"):
+            return
+        try:
+            self._client.post(
+                "instances",
+                json={
+                    "name": PROBE,
+                    "type": "container",
+                    "profiles": [],
+                    "config": guest.isolation(privileged=False, conf=CONF.lxd),
+                    "devices": {guest.ROOT: guest.root_disk(CONF.lxd.pool)},
+                    "source": {"type": "none"},
+                },
+            )
+        except exception.LXDError as e:
+            raise exception.HostNotUsable(
+                reason=f"LXD cannot make a container ({e}); root needs a range of at least 65536"
+                " ids for each instance in /etc/subuid and /etc/subgid, or [lxd]isolated_idmap ="
+                f" false and one range, and the pool '{CONF.lxd.pool}' must work"
+            )
+        self._client.delete("instances", PROBE, missing_ok=True)
 
     def server_version(self) -> int:
         """Return LXD's version as Nova's integer, for example 5000002."""

@@ -72,6 +72,7 @@ class Instances:
     def rename(self, name: str, new: str) -> None:
         """Rename a stopped instance."""
         self._client.post("instances", name, json={"name": new})
+        self._watcher.forget(name)
         self._watcher.refresh(new)
 
     def change(

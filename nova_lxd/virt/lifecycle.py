@@ -69,7 +69,7 @@ class Lifecycle:
             config |= metadata.cloud_init_keys(instance, network_info)
             self._instances.create(name, fingerprint, config, devices)
             undo.callback(quietly, self._instances.delete, name)
-            for path, content in injected_files or ():
+            for path, content in (*metadata.network_files(network_info), *(injected_files or ())):
                 self._instances.push_file(name, path, content)
             undo.callback(quietly, self._drives.remove, instance)
             self._config_drive(instance, network_info, injected_files, admin_password)
@@ -197,7 +197,7 @@ class Lifecycle:
         old namespace is plugged again and handed over live.
         """
         for vif in network_info:
-            if not vifs.outer_exists(vif):
+            if not vifs.is_whole(instance, vif):
                 key = vifs.device_name(vif)
                 self._instances.change(guest.name(instance), devices={key: None})
                 self.attach(instance, vif)

@@ -15,12 +15,14 @@ from typing import Any
 
 import nova.conf
 from nova.api.metadata import base as instance_metadata
-from nova.virt import configdrive
+from nova.virt import configdrive, netutils
 from oslo_utils import fileutils
 
 from nova_lxd.virt import privsep
 
 CONF = nova.conf.CONF
+
+INTERFACES = "/etc/network/interfaces"
 
 
 def cloud_init_keys(instance: Any, network_info: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -74,6 +76,16 @@ def _add_subnet(entry: dict[str, Any], subnet: Any) -> None:
     servers = [dns["address"] for dns in subnet["dns"]]
     if servers:
         entry.setdefault("nameservers", {}).setdefault("addresses", []).extend(servers)
+
+
+def network_files(network_info: Any) -> list[tuple[str, bytes]]:
+    """Return the files that set up the network of an image without cloud-init.
+
+    Nova makes them for networks whose addresses are to be injected: those without a DHCP server,
+    where ``[DEFAULT]flat_injected`` is on.
+    """
+    text = netutils.get_injected_network_template(network_info)
+    return [(INTERFACES, text.encode())] if text else []
 
 
 class ConfigDrives:

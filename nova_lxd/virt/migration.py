@@ -24,7 +24,11 @@ CONF = nova.conf.CONF
 
 RESIZE_KEY = "user.nova.resize"
 # Keys that a running container cannot change, or that take effect at its next start only.
-AT_START = ("security.privileged", "security.nesting", "security.idmap.", "security.syscalls.")
+AT_START = (
+    "security.privileged", "security.nesting", "security.idmap.", "security.syscalls.",
+    guest.VIF_RATES_KEY,
+)  # fmt: skip
+LIMITS = ("limits.", "security.syscalls.", guest.VIF_RATES_KEY)
 
 
 class Resize:
@@ -59,7 +63,7 @@ class Resize:
         config: dict[str, str | None] = dict(wanted)
         for key in record["config"]:
             # a limit the new flavor does not have goes away
-            if key.startswith(("limits.", "security.syscalls.")) and key not in wanted:
+            if key.startswith(LIMITS) and key not in wanted:
                 config[key] = None
         changed = {k for k, v in config.items() if record["config"].get(k) != v}
         if any(key.startswith(AT_START) for key in changed):

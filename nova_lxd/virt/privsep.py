@@ -23,13 +23,14 @@ IFNAMSIZ = 16
 
 
 @nova.privsep.sys_admin_pctxt.entrypoint
-def create_veth(outer: str, inner: str, mac: str, mtu: int | None) -> None:
+def create_veth(outer: str, inner: str, mac: str | None, mtu: int | None) -> None:
     """Make a veth pair: ``outer`` up on the host, ``inner`` to be handed to a container.
 
     The inner end gets the port's MAC and sends with complete checksums: on OVS's userspace
     datapath a packet whose checksum was left to the hardware is dropped.
     """
     size = ["mtu", str(mtu)] if mtu else []
+    address = ["address", mac] if mac else []
     processutils.execute(
         "ip",
         "link",
@@ -41,12 +42,51 @@ def create_veth(outer: str, inner: str, mac: str, mtu: int | None) -> None:
         "peer",
         "name",
         inner,
-        "address",
-        mac,
+        *address,
         *size,
     )
     _set_tx_checksum(inner, False)
     processutils.execute("ip", "link", "set", outer, "up")
+
+
+@nova.privsep.sys_admin_pctxt.entrypoint
+def silence_link(name: str) -> None:
+    """Let the host itself say nothing on a port: it belongs to a switch.
+
+    A datapath in user space gets a copy of each packet only. Without this the host's own stack
+    would answer a guest that asks for one of the host's addresses.
+    """
+    processutils.execute("ip", "link", "set", name, "arp", "off")
+    no_ipv6 = pathlib.Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
+    if no_ipv6.exists():  # not on a host without IPv6
+        no_ipv6.write_text("1")
+
+
+@nova.privsep.sys_admin_pctxt.entrypoint
+def join_links(one: str, other: str) -> None:
+    """Send on each of two links what arrives at the other; the host sees none of it."""
+    for name, target in ((one, other), (other, one)):
+        silence_link(name)
+        processutils.execute("ip", "link", "set", name, "up")
+        processutils.execute("tc", "qdisc", "add", "dev", name, "ingress")
+        processutils.execute(
+            "tc", "filter", "add", "dev", name, "parent", "ffff:", "protocol", "all",
+            "u32", "match", "u32", "0", "0",
+            "action", "mirred", "egress", "redirect", "dev", target,
+        )  # fmt: skip
+
+
+@nova.privsep.sys_admin_pctxt.entrypoint
+def limit_rate(name: str, average: int, burst: int, peak: int | None, frame: int) -> None:
+    """Let a link send ``average`` kilobytes per second; see :class:`shaping.Rate`.
+
+    :param frame: bytes of the largest frame
+    """
+    fastest = ["peakrate", f"{peak}kbps", "mtu", str(frame)] if peak else []
+    processutils.execute(
+        "tc", "qdisc", "add", "dev", name, "root", "tbf",
+        "rate", f"{average}kbps", "burst", f"{burst}kb", "latency", "50ms", *fastest,
+    )  # fmt: skip
 
 
 @nova.privsep.sys_admin_pctxt.entrypoint

@@ -60,8 +60,8 @@ class Rescue:
         fingerprint = self._images.ensure(context, image_id, instance.trusted_certs)
         with contextlib.ExitStack() as undo:
             self._instances.stop(name)
-            self._set_aside(instance)
             undo.callback(quietly, self._bring_back, instance)
+            self._set_aside(instance)
             record = self._instances.get(aside)
             config = self._lifecycle.config(instance, instance.flavor)
             devices = {

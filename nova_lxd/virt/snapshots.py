@@ -9,6 +9,7 @@ afterwards, whatever happened.
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +18,17 @@ import nova.conf
 from nova import exception as nova_exception
 from nova.compute import task_states
 from nova.image import glance
+from oslo_log import log as logging
+from oslo_utils import fileutils
 
 from nova_lxd.virt import exception, guest
 from nova_lxd.virt.client import LXDClient
 
+LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 
 PREFIX = "nova-"
+PROPERTY = "nova.snapshot"  # on the image of a snapshot: the snapshot's name
 
 
 class Snapshots:
@@ -32,6 +37,28 @@ class Snapshots:
     def __init__(self, client: LXDClient) -> None:
         self._client = client
         self._glance = glance.API()
+        self._under_way = pathlib.Path(CONF.lxd.image_work_dir, "snapshots", client.project)
+
+    def remove_leftovers(self) -> None:
+        """Delete the snapshots that a killed nova-compute left in LXD, and their images."""
+        if not self._under_way.exists():
+            return
+        for mark in self._under_way.iterdir():
+            LOG.info("Deleting the snapshot %s, which was never finished", mark.name)
+            self._client.delete(
+                "instances", mark.read_text(), "snapshots", mark.name, missing_ok=True
+            )
+            for image in self._client.get("images", recursion="1"):
+                if image["properties"].get(PROPERTY) == mark.name and not image["aliases"]:
+                    self._client.delete("images", image["fingerprint"], missing_ok=True)
+            mark.unlink()
+
+    def _mark(self, snapshot: str, name: str) -> pathlib.Path:
+        """Note that a snapshot is under way, for :meth:`remove_leftovers`."""
+        fileutils.ensure_tree(str(self._under_way))
+        mark = self._under_way / snapshot
+        mark.write_text(name)
+        return mark
 
     def upload(self, context: Any, instance: Any, image_id: str, update_task_state: Any) -> None:
         """Snapshot an instance, running or not, into an image that Glance has made already.
@@ -42,6 +69,7 @@ class Snapshots:
         shown = self._glance.get(context, image_id)
         snapshot = PREFIX + uuid.uuid4().hex
         with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self._mark(snapshot, name).unlink)
             try:
                 self._client.post(
                     "instances", name, "snapshots", json={"name": snapshot, "stateful": False}
@@ -73,6 +101,7 @@ class Snapshots:
             json={
                 "source": {"type": "snapshot", "name": f"{name}/{snapshot}"},
                 "compression_algorithm": CONF.lxd.snapshot_compression,
+                "properties": {PROPERTY: snapshot},
                 "public": False,
             },
         )

@@ -12,6 +12,7 @@ dead on the userspace datapath: every start therefore unplugs first, deleting po
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import socket
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from nova.network import model, os_vif_util
 from os_vif import exception as osv_exception
 from oslo_log import log as logging
 
-from nova_lxd.virt import privsep
+from nova_lxd.virt import privsep, shaping
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -47,6 +48,11 @@ def outer_name(vif: dict[str, Any]) -> str:
 def inner_name(vif: dict[str, Any]) -> str:
     """Return the name of the container's end while it is on the host."""
     return ("tin" + vif["id"])[:NAME_LEN]
+
+
+def guest_end(vif: dict[str, Any]) -> str:
+    """Return the name of the host's end next to the guest, where rates need a second pair."""
+    return ("tgu" + vif["id"])[:NAME_LEN]
 
 
 def device_name(vif: dict[str, Any]) -> str:
@@ -96,13 +102,13 @@ def plug(instance: Any, vif: dict[str, Any]) -> None:
             " one of " + ", ".join(PAIR_ONLY + OS_VIF)
         )
     unplug(instance, vif)
-    privsep.create_veth(outer_name(vif), inner_name(vif), vif["address"], mtu(vif))
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_delete_links, vif)
+        _make_links(instance, vif)
         if kind in OS_VIF:
-            _os_vif(os_vif.plug, instance, vif)
-    except osv_exception.ExceptionBase as e:
-        privsep.delete_link(outer_name(vif))
-        raise exception.VirtualInterfacePlugException(f"port {vif['id']}: {e}")
+            privsep.silence_link(outer_name(vif))
+            _plug_in_switch(instance, vif)
+        undo.pop_all()
     _plugged[outer_name(vif)] = socket.if_nametoindex(outer_name(vif))
     LOG.debug("Plugged port %s as %s", vif["id"], outer_name(vif), instance=instance)
 
@@ -114,7 +120,7 @@ def unplug(instance: Any, vif: dict[str, Any]) -> None:
             _os_vif(os_vif.unplug, instance, vif)
         except osv_exception.ExceptionBase as e:
             raise exception.NovaException(f"port {vif['id']} cannot be unplugged: {e}")
-    privsep.delete_link(outer_name(vif))
+    _delete_links(vif)
     _plugged.pop(outer_name(vif), None)
 
 
@@ -133,7 +139,40 @@ def replug(instance: Any, vif: dict[str, Any]) -> None:
 
 def outer_exists(vif: dict[str, Any]) -> bool:
     """Tell whether the host's end of the port is there."""
-    return pathlib.Path("/sys/class/net", outer_name(vif)).exists()
+    return _exists(outer_name(vif))
+
+
+def is_whole(instance: Any, vif: dict[str, Any]) -> bool:
+    """Tell whether the host has every link of the port, up to the guest's."""
+    shaped = shaping.rates(instance.flavor.extra_specs) is not None
+    return outer_exists(vif) and (not shaped or _exists(guest_end(vif)))
+
+
+def _exists(name: str) -> bool:
+    return pathlib.Path("/sys/class/net", name).exists()
+
+
+def _make_links(instance: Any, vif: dict[str, Any]) -> None:
+    found = shaping.rates(instance.flavor.extra_specs)
+    outer, inner = outer_name(vif), inner_name(vif)
+    if found is None:
+        privsep.create_veth(outer, inner, vif["address"], mtu(vif))
+        return
+    links = shaping.Links(outer, ("tsw" + vif["id"])[:NAME_LEN], guest_end(vif), inner)
+    shaping.make(found, links, vif["address"], mtu(vif))
+
+
+def _delete_links(vif: dict[str, Any]) -> None:
+    """Delete the pairs; each takes its other end along, wherever that is."""
+    for name in (outer_name(vif), guest_end(vif)):
+        privsep.delete_link(name)
+
+
+def _plug_in_switch(instance: Any, vif: dict[str, Any]) -> None:
+    try:
+        _os_vif(os_vif.plug, instance, vif)
+    except osv_exception.ExceptionBase as e:
+        raise exception.VirtualInterfacePlugException(f"port {vif['id']}: {e}")
 
 
 def _os_vif(verb: Any, instance: Any, vif: dict[str, Any]) -> None:

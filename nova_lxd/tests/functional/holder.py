@@ -41,7 +41,8 @@ def _mount_cgroups(v2_only: bool, mounts: list[tuple[str, str]]) -> None:
         _mount("-t", "cgroup2", "cgroup2", str(CGROUPS))
         return
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(CGROUPS))
-    for name, options in mounts:
+    # in a sandbox within a sandbox each is listed twice: the outer one's, covered, as well
+    for name, options in dict(mounts).items():
         (CGROUPS / name).mkdir()
         if options:
             _mount("-t", "cgroup", "-o", options, "cgroup", str(CGROUPS / name))

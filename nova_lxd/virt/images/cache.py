@@ -106,6 +106,8 @@ class ImageCache:
             return alias["target"]
         LOG.info("Image %s changed in Glance: it is imported again", image_id)
         self._client.delete("images", "aliases", ALIAS_PREFIX + image_id, missing_ok=True)
+        if not self._client.get("images", alias["target"])["aliases"]:
+            self.remove(alias["target"])  # nobody would: an import is known by its alias
         return None
 
     @contextlib.contextmanager

@@ -56,11 +56,27 @@ def lifecycle(action: str, name: str, project: str = "nova-x") -> dict[str, Any]
             "metadata": {"action": action, "source": source}}  # fmt: skip
 
 
-def test_lookup_asks_once(watcher: events.EventWatcher, server: Server) -> None:
+def test_lookup_asks_nothing(watcher: events.EventWatcher, server: Server) -> None:
     server.records["c"] = record("c", 103)
+    watcher.refresh("c")
+    server.requests.clear()
     for _ in range(3):
         assert watcher.lookup("c").state == power_state.RUNNING
-    assert server.requests == [("instances", "c")]
+        with pytest.raises(exception.LXDNotFound):
+            watcher.lookup("never-built")
+    assert server.requests == []
+
+
+def test_renamed_is_known_by_its_new_name_only(
+    watcher: events.EventWatcher, server: Server
+) -> None:
+    server.records["old"] = record("old", 102)
+    watcher.refresh("old")
+    server.records = {"new": record("new", 102)}
+    message = lifecycle("instance-renamed", "new")
+    message["metadata"]["context"] = {"old_name": "old"}
+    watcher._handle(message)
+    assert set(watcher.all()) == {"new"}
 
 
 def test_event_says_look_not_what(watcher: events.EventWatcher, server: Server) -> None:
@@ -107,7 +123,7 @@ def test_guest_restart_is_handed_on(watcher: events.EventWatcher, server: Server
 
 def test_deleted_is_forgotten(watcher: events.EventWatcher, server: Server) -> None:
     server.records["c"] = record("c", 103)
-    watcher.lookup("c")
+    watcher.refresh("c")
     del server.records["c"]
     watcher._handle(lifecycle("instance-deleted", "c"))
     assert watcher.all() == {}
@@ -115,7 +131,7 @@ def test_deleted_is_forgotten(watcher: events.EventWatcher, server: Server) -> N
 
 def test_no_cache_without_a_stream(watcher: events.EventWatcher, server: Server) -> None:
     server.records["c"] = record("c", 103)
-    watcher.lookup("c")
+    watcher.refresh("c")
     watcher._current = False
     server.records["c"] = record("c", 102)
     assert watcher.lookup("c").state == power_state.SHUTDOWN

@@ -129,3 +129,19 @@ def test_service_that_is_not_registered_yet(subject: host.Host, monkeypatch: Any
 
     monkeypatch.setattr(objects.Service, "get_by_compute_host", missing)
     subject.set_service_enabled(True, "")
+
+
+def test_server_without_ids_says_what_to_do(subject: host.Host) -> None:
+    subject._client.get.return_value = []
+    subject._client.post.side_effect = exception.LXDError(
+        400, action="create", reason="Not enough uid/gid available for the container"
+    )
+    with pytest.raises(exception.HostNotUsable, match=r"Not enough uid/gid .*/etc/subuid"):
+        subject._check_ids()
+
+
+def test_host_with_instances_is_not_tried_again(subject: host.Host) -> None:
+    """They may have taken the last range: nova-compute must come back all the same."""
+    subject._client.get.return_value = ["/1.0/instances/instance-00000001"]
+    subject._check_ids()
+    subject._client.post.assert_not_called()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import json
 
+import nova.conf
+import pytest
 import yaml
 
 from nova_lxd.tests.functional.virt import world
@@ -29,6 +31,16 @@ def test_dhcp_is_left_to_dhcp() -> None:
     ports[0]["network"]["subnets"][0]["meta"] = {"dhcp_server": "10.77.0.2"}
     entry = metadata.network_config(ports)["ethernets"]["eth0"]
     assert entry["dhcp4"] is True and "addresses" not in entry
+
+
+def test_network_files_only_where_nova_injects(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = world.network_info(1)
+    assert metadata.network_files(ports) == []
+    monkeypatch.setattr(nova.conf.CONF, "flat_injected", True, raising=False)
+    ports[0]["network"]["meta"]["injected"] = True
+    (entry,) = metadata.network_files(ports)
+    assert entry[0] == "/etc/network/interfaces"
+    assert b"address 10.77.0.5" in entry[1] and b"gateway 10.77.0.1" in entry[1]
 
 
 def test_root_of_a_container() -> None:

@@ -20,8 +20,8 @@ from nova_lxd.virt import privsep, vifs
 def calls(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     """Record what would be done to the host."""
     recorder = mock.Mock()
-    monkeypatch.setattr(privsep, "create_veth", recorder.create_veth)
-    monkeypatch.setattr(privsep, "delete_link", recorder.delete_link)
+    for name in ("create_veth", "silence_link", "join_links", "limit_rate", "delete_link"):
+        monkeypatch.setattr(privsep, name, getattr(recorder, name))
     monkeypatch.setattr(os_vif, "plug", recorder.plug)
     monkeypatch.setattr(os_vif, "unplug", recorder.unplug)
     monkeypatch.setattr(socket, "if_nametoindex", lambda name: 7)
@@ -55,7 +55,8 @@ def test_nics_in_the_order_of_ports() -> None:
 def test_old_pair_and_port_go_before_new_ones_come(calls: mock.Mock) -> None:
     (vif,) = world.network_info(vif_type="ovs")
     vifs.plug(world.instance("i"), vif)
-    assert order(calls) == ["unplug", "delete_link", "create_veth", "plug"]
+    removed = ["unplug", "delete_link", "delete_link"]
+    assert order(calls) == [*removed, "create_veth", "silence_link", "plug"]
     assert calls.create_veth.call_args == mock.call(
         vifs.outer_name(vif), vifs.inner_name(vif), vif["address"], 1442
     )
@@ -76,6 +77,26 @@ def test_failed_plug_takes_the_pair_away(calls: mock.Mock) -> None:
     with pytest.raises(exception.VirtualInterfacePlugException, match="no switch"):
         vifs.plug(world.instance("i"), vif)
     assert order(calls)[-1] == "delete_link"
+    assert calls.delete_link.call_args_list[-2] == mock.call(vifs.outer_name(vif))
+
+
+def test_rates_make_a_second_pair_and_both_go(calls: mock.Mock) -> None:
+    specs = {"quota:vif_inbound_average": "100", "quota:vif_outbound_average": "200"}
+    instance = world.instance("i", flavor=world.flavor(extra_specs=specs))
+    (vif,) = world.network_info(vif_type="ovs")
+    vifs.plug(instance, vif)
+    outer, inner = vifs.outer_name(vif), vifs.inner_name(vif)
+    between = ["tsw" + vif["id"][:11], "tgu" + vif["id"][:11]]
+    assert calls.create_veth.call_args_list == [
+        mock.call(outer, between[0], None, 1442),
+        mock.call(between[1], inner, vif["address"], 1442),
+    ]
+    calls.join_links.assert_called_once_with(*between)
+    limited = {call.args[0]: call.kwargs["average"] for call in calls.limit_rate.call_args_list}
+    assert limited == {between[0]: 200, between[1]: 100}, "each end limits what it sends"
+    calls.reset_mock()
+    vifs.unplug(instance, vif)
+    assert {call.args[0] for call in calls.delete_link.call_args_list} == {outer, between[1]}
 
 
 @pytest.mark.parametrize("kind", ["binding_failed", "unbound", "vhostuser", "hw_veb"])
