@@ -28,7 +28,8 @@ async def get_state(request: Request) -> web.StreamResponse:
 
     def read() -> object:
         record = svc.record(inst)
-        return state.of_instance(svc, inst, record, svc.expanded(record), state.Usage(svc))
+        with state.Usage(svc) as usage:
+            return state.of_instance(svc, inst, record, svc.expanded(record), usage)
 
     return envelope.sync(await request.run(read))
 

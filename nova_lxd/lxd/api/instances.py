@@ -43,21 +43,21 @@ def _entries(request: Request, project: str | None) -> list[_Entry]:
 def _full(request: Request, entries: Iterable[_Entry]) -> list[dict[str, Any]]:
     """recursion=2: with state, snapshots and backups."""
     svc = request.services.instances
-    usage = state.Usage(svc)
     all_snapshots = db_snapshots.of_all(request.services.db)
     expander = svc.expander()
     result = []
-    for inst, record, expanded in entries:
-        shown = instance_view.instance(inst, record, expanded)
-        shown["backups"] = None
-        shown["state"] = state.of_instance(svc, inst, record, expanded, usage)
-        shown["snapshots"] = [
-            instance_view.snapshot(
-                s, expander.expand(record.project, s.profiles, s.config, s.devices)
-            )
-            for s in all_snapshots.get(record.id, [])
-        ] or None
-        result.append(shown)
+    with state.Usage(svc) as usage:
+        for inst, record, expanded in entries:
+            shown = instance_view.instance(inst, record, expanded)
+            shown["backups"] = None
+            shown["state"] = state.of_instance(svc, inst, record, expanded, usage)
+            shown["snapshots"] = [
+                instance_view.snapshot(
+                    s, expander.expand(record.project, s.profiles, s.config, s.devices)
+                )
+                for s in all_snapshots.get(record.id, [])
+            ] or None
+            result.append(shown)
     return result
 
 

@@ -57,7 +57,8 @@ class Netlink:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
-        for option in (wire.NETLINK_CAP_ACK, wire.NETLINK_EXT_ACK):
+        # Checked strictly, or a dump of addresses would pass over the namespace it is asked for.
+        for option in (wire.NETLINK_CAP_ACK, wire.NETLINK_EXT_ACK, wire.NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(wire.SOL_NETLINK, option, 1)
         self._socket.bind((0, 0))
         self._sequence = itertools.count(1)
@@ -157,9 +158,11 @@ class Netlink:
 
     # -- links ------------------------------------------------------------------------------
 
-    def links(self) -> list[Link]:
-        """All interfaces of the namespace, by index."""
+    def links(self, nsid: int | None = None) -> list[Link]:
+        """All interfaces of the namespace, or of the one with this :meth:`namespace_id`."""
         body = wire.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        if nsid is not None:
+            body += wire.u32(wire.IFLA_TARGET_NETNSID, nsid)
         return [
             wire.link_of(data) for data in self._dump(wire.RTM_GETLINK, body, "list interfaces")
         ]
@@ -324,6 +327,48 @@ class Netlink:
             wire.IFLA_PROTINFO, flags
         )
         self._request(wire.RTM_SETLINK, 0, body, f"change bridge port #{index}")
+
+    # -- other namespaces -------------------------------------------------------------------
+
+    def namespace_id(self, pid: int) -> int:
+        """The number by which this namespace knows that of a process; it is given one if need be.
+
+        ESRCH: the process has ended.
+        """
+        while True:
+            known = self._known_namespace_id(pid)
+            if known >= 0:
+                return known
+            body = struct.pack("=I", 0) + wire.u32(wire.NETNSA_PID, pid)
+            try:
+                # -1: any number that is free.
+                self._request(
+                    wire.RTM_NEWNSID,
+                    0,
+                    body + wire.u32(wire.NETNSA_NSID, 0xFFFFFFFF),
+                    f"number the network namespace of process {pid}",
+                )
+            except FileExistsError:  # another thread did
+                continue
+
+    def _known_namespace_id(self, pid: int) -> int:
+        body = struct.pack("=I", 0) + wire.u32(wire.NETNSA_PID, pid)
+        what = f"look up the network namespace of process {pid}"
+        with self._lock:
+            sequence = self._send(wire.RTM_GETNSID, wire.NLM_F_REQUEST, body)
+            for reply, flags, data in self._replies(sequence):
+                if reply == wire.NLMSG_ERROR:
+                    wire.raise_for(data, flags, what)
+                number: int = struct.unpack("=i", wire.attributes(data[4:])[wire.NETNSA_NSID])[0]
+                return number
+        raise OSError(errno.ESRCH, what)
+
+    def address_records(self, nsid: int) -> list[tuple[int, bytes, int]]:
+        """(interface's index, packed address, length of its prefix) of all in a namespace."""
+        body = wire.IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        body += wire.u32(wire.IFA_TARGET_NETNSID, nsid)
+        found = self._dump(wire.RTM_GETADDR, body, f"list addresses of namespace {nsid}")
+        return [wire.address_parts(data) for data in found]
 
     # -- addresses --------------------------------------------------------------------------
 

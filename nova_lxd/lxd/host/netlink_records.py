@@ -20,6 +20,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+RTM_NEWNSID, RTM_GETNSID = 88, 90
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -28,11 +29,13 @@ NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
 
-SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_IFALIAS, IFLA_PROTINFO, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 20, 12, 13, 16, 18
 IFLA_NET_NS_PID, IFLA_STATS64, IFLA_NET_NS_FD, IFLA_LINK_NETNSID = 19, 23, 28, 37
+IFLA_TARGET_NETNSID, IFA_TARGET_NETNSID = 46, 10
+NETNSA_NSID, NETNSA_PID = 1, 2
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER, IFLA_MACVLAN_MODE, IFLA_VLAN_ID = 1, 1, 1
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING = 1, 5, 7
@@ -246,10 +249,15 @@ def link_of(data: bytes) -> Link:
     )
 
 
-def address_of(data: bytes) -> Address:
+def address_parts(data: bytes) -> tuple[int, bytes, int]:
+    """(index of the interface, packed address, length of the prefix)."""
     _, prefix, _, _, index = IFADDR.unpack_from(data)
     attrs = attributes(data[IFADDR.size :])
-    packed = attrs.get(IFA_LOCAL) or attrs[IFA_ADDRESS]
+    return index, attrs.get(IFA_LOCAL) or attrs[IFA_ADDRESS], prefix
+
+
+def address_of(data: bytes) -> Address:
+    index, packed, prefix = address_parts(data)
     return Address(index=index, interface=ipaddress.ip_interface((packed, prefix)))
 
 

@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from nova_lxd.lxd.host.netlink import Address, Counters, Link, Netlink
+
+_LINK_4, _LOOPBACK_6 = bytes((169, 254)), bytes(15) + b"\x01"
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,46 @@ class InterfaceState:
     addresses: list[AddressState] = field(default_factory=list)
 
 
+class Reader:
+    """Reads the interfaces of other namespaces through one socket in ours; a context manager.
+
+    Nothing enters a namespace: the kernel answers for the one that is named in the question.
+    """
+
+    def __init__(self) -> None:
+        self._netlink = Netlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._netlink.close()
+
+    def of_process(self, pid: int) -> dict[str, InterfaceState]:
+        """The interfaces in the network namespace of a process (a container's init) by name.
+
+        :raises ProcessLookupError: it has ended.
+        """
+        nsid = self._netlink.namespace_id(pid)
+        try:
+            states = {link.index: _state(link) for link in self._netlink.links(nsid)}
+            for index, packed, prefix in self._netlink.address_records(nsid):
+                if index in states:
+                    states[index].addresses.append(_packed_state(packed, prefix))
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            raise ProcessLookupError(f"the namespace of process {pid} has gone") from exc
+        if self._netlink.namespace_id(pid) != nsid:  # its number may be another's by now
+            raise ProcessLookupError(f"process {pid} has ended")
+        return {state.name: state for state in states.values()}
+
+
 def of_host() -> dict[str, InterfaceState]:
     """The interfaces of our own network namespace by name."""
     with Netlink() as connection:
@@ -45,15 +91,20 @@ def of_host() -> dict[str, InterfaceState]:
 
 
 def of_process(pid: int) -> dict[str, InterfaceState]:
-    """The interfaces in the network namespace of a process (a container's init) by name.
+    """As :meth:`Reader.of_process`, for one."""
+    with Reader() as reader:
+        return reader.of_process(pid)
 
-    :raises ProcessLookupError: it has ended.
-    """
-    try:
-        with Netlink.of_process(pid) as connection:
-            return _read(connection)
-    except FileNotFoundError as exc:
-        raise ProcessLookupError(f"process {pid} has ended") from exc
+
+def _packed_state(packed: bytes, prefix: int) -> AddressState:
+    if len(packed) == 4:
+        scope = "local" if packed[0] == 127 else "link" if packed[:2] == _LINK_4 else "global"
+        return AddressState("inet", socket.inet_ntoa(packed), str(prefix), scope)
+    if packed == _LOOPBACK_6:
+        scope = "local"
+    else:
+        scope = "link" if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 else "global"
+    return AddressState("inet6", socket.inet_ntop(socket.AF_INET6, packed), str(prefix), scope)
 
 
 def address_state(address: Address) -> AddressState:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.errors import LXDError
@@ -22,18 +24,47 @@ _STOPPED_MEMORY = {"usage": 0, "usage_peak": 0, "swap_usage": 0, "swap_usage_pea
 
 
 class Usage:
-    """What is asked once however many instances are shown: pools' usage, the host's interfaces."""
+    """What is the same however many instances are shown: pools' usage, the way to the kernel.
+
+    A context manager.
+    """
 
     def __init__(self, svc: Instances) -> None:
         self._svc = svc
         self._pools: dict[str, Mapping[str, int]] = {}
-        self._interfaces: dict[int, str] | None = None
+        self._reader: netstate.Reader | None = None
 
-    def interface(self, index: int) -> str:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._reader is not None:
+            self._reader.__exit__(kind, value, trace)
+
+    def interfaces(self, pid: int) -> Mapping[str, netstate.InterfaceState]:
+        """The interfaces that a process sees.
+
+        :raises ProcessLookupError: it has ended.
+        """
+        if self._reader is None:
+            self._reader = netstate.Reader()
+        return self._reader.of_process(pid)
+
+    @staticmethod
+    def interface(index: int) -> str:
         """The name of an interface of the host; empty when there is none."""
-        if self._interfaces is None:
-            self._interfaces = dict(socket.if_nameindex())
-        return self._interfaces.get(index, "")
+        try:
+            # Asked one by one: the kernel takes longer for a list of n veths than n times one.
+            return socket.if_indextoname(index)
+        except OSError as exc:
+            if exc.errno not in (errno.ENXIO, errno.ENODEV):
+                raise
+            return ""
 
     def of(self, record: InstanceRecord) -> int | None:
         """What an instance uses of its pool, None when the pool does not tell."""
@@ -96,7 +127,7 @@ def _running(svc: Instances, inst: Instance, pid: int, usage: Usage) -> dict[str
 
 def _network(pid: int, usage: Usage) -> dict[str, Any]:
     """Interfaces inside with the host's name of the other end of each pair."""
-    states = netstate.of_process(pid)
+    states = usage.interfaces(pid)
     return {
         name: {
             "addresses": [
