@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from nova_lxd.lxd.network import values as v
 from nova_lxd.lxd.schema.configkeys import Key, KeyTable
 
 _WORDS = {"c": "character", "b": "block"}
+_TYPES = ("unix-char", "unix-block")
 
 
 def octal_mode(value: str) -> None:
@@ -30,6 +32,14 @@ def owner_keys() -> list[Key]:
         v.key("gid", "integer", "Group inside.", v.uint32, "0"),
         v.key("mode", "integer", "Permissions inside.", octal_mode, "0660"),
     ]
+
+
+def followed(config: Mapping[str, str]) -> Path | None:
+    """The host's node whose coming and going a device follows while its instance runs, if any."""
+    if config.get("type") not in _TYPES or config.get("major"):
+        return None
+    optional = values.is_false(config.get("required"))
+    return Path(config.get("source") or config["path"]) if optional else None
 
 
 class UnixDevice(Device):
@@ -84,21 +94,30 @@ class UnixDevice(Device):
         if found != self.kind:
             raise BadRequest(f"Path specified is not a {_WORDS[self.kind]} device")
 
-    def start(self) -> RunConfig:
-        nodes.remove(self.directory(), self.name)
+    def is_given(self) -> bool:
+        """Has the running instance what the host has now, be it nothing?"""
+        given = nodes.taken(self.directory(), self.name).device_rules
+        node = self._node()
+        return given == ([] if node is None else [node.rule])
+
+    def _node(self) -> nodes.Node | None:
+        """What the instance is to get; None when the host lacks it and that is allowed.
+
+        :raises BadRequest: the host lacks it, or it is of the other kind.
+        """
         if self.get("major"):
             major, minor = int(self.get("major")), int(self.get("minor"))
         else:
             try:
                 found, major, minor = nodes.kind_of(self._source())
-            except FileNotFoundError as exc:
+            except (FileNotFoundError, NotADirectoryError) as exc:
                 if not self.is_required:
-                    return RunConfig()
+                    return None
                 raise BadRequest(
                     f"The required device path doesn't exist: {self._source()}"
                 ) from exc
             self._check_kind(found)
-        node = nodes.Node(
+        return nodes.Node(
             kind=self.kind,
             major=major,
             minor=minor,
@@ -107,6 +126,12 @@ class UnixDevice(Device):
             uid=int(self.get("uid") or 0),
             gid=int(self.get("gid") or 0),
         )
+
+    def start(self) -> RunConfig:
+        nodes.remove(self.directory(), self.name)
+        node = self._node()
+        if node is None:
+            return RunConfig()
         return nodes.make(self.directory(), self.name, node, self.instance)
 
     def stop(self) -> RunConfig:

@@ -91,6 +91,14 @@ def _fail(path: str | bytes | None) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
+def libc_call(name: str, *args: object, path: str | None = None) -> int:
+    """A call of the C library that answers -1 and sets errno when it fails."""
+    result: int = getattr(_libc, name)(*args)
+    if result < 0:
+        raise _fail(path)
+    return result
+
+
 def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:
     """mount(2)."""
     done = _libc.mount(

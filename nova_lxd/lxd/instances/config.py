@@ -168,6 +168,8 @@ def apply(
             _apply_limits(svc, inst, was.config, now.config, keys, undo)
         changes.update(_apply_devices(svc, inst, record, was, now))
         undo.pop_all()
+    if inst.is_running:
+        svc.nodes.follow(inst, now.devices)
     if changes:
         db_instances.set_config(svc.ctx.db, inst.id, changes)
     return changes

@@ -52,9 +52,11 @@ def _adopt_running(
         inst.idmap = Idmap.from_json(record.config.get("volatile.idmap.current", ""))
         inst.groups = Cgroup.of(running.init, name)
         inst.frozen = inst.groups.frozen
-        if "limits.cpu" in svc.expanded(record).config:
+        expanded = svc.expanded(record)
+        if "limits.cpu" in expanded.config:
             svc.cpus[inst.id] = ""
         svc.watch(inst, running)
+        svc.nodes.follow(inst, expanded.devices)
         LOG.info("Adopted running %s", inst)
 
 

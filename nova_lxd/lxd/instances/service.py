@@ -33,6 +33,7 @@ from nova_lxd.lxd.instances import (
     backup,
     boot,
     idmaps,
+    nodewatch,
     profilesync,
     recover,
     schedule,
@@ -87,6 +88,7 @@ class Instances:
         self._registry = threading.RLock()
         self._listing: tuple[int, list[tuple[InstanceRecord, Expanded]]] | None = None
         self._scheduler = schedule.Scheduler(self)
+        self.nodes = nodewatch.NodeWatch(self)
 
     # -- life of the daemon -------------------------------------------------------------------
 
@@ -115,6 +117,7 @@ class Instances:
     def close(self) -> None:
         """Let go of everything; containers go on."""
         self._scheduler.close()
+        self.nodes.close()
         for inst in self.all():
             if inst.running is not None:
                 self._unwatch(inst.running)
@@ -278,6 +281,7 @@ class Instances:
 
     def forget_running(self, inst: Instance) -> None:
         """Take note that an instance has ended and was cleaned up."""
+        self.nodes.forget(inst)
         running, inst.running = inst.running, None
         inst.frozen, inst.groups = False, None
         if running is not None:

@@ -94,6 +94,7 @@ def start(svc: Instances, inst: Instance) -> Trace:
         trace.step("post-start")
         undo.pop_all()
     processors.rebalance(svc)
+    svc.nodes.follow(inst, expanded.devices)
     trace.done()
     if cron.parse(expanded.config.get("snapshots.schedule") or cron.NEVER).at_startup:
         svc.ctx.executor.submit(svc.take_snapshot, inst)

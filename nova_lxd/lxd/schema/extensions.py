@@ -149,6 +149,7 @@ API_EXTENSIONS: tuple[str, ...] = (
     "instance_allow_inconsistent_copy",
     "certificate_update",
     "unix_device_rename",
+    "unix_device_hotplug",
     "network_vlan",
     "network_nat_order",
     "network_leases_location",

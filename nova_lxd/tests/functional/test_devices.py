@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -133,6 +135,70 @@ def test_unix_char(daemon: Daemon, launch: Launch, hot: bool) -> None:
     assert daemon.exec(name, "sh", "-c", "head -c4 /dev/zero2 | xxd -p") == "00000000"
     daemon.lxc("config", "device", "remove", name, "z")
     assert daemon.exec(name, "sh", "-c", "test -e /dev/zero2 || echo no") == "no"
+
+
+@pytest.fixture
+def host_node(daemon: Daemon) -> Iterator[Path]:
+    """A path in a directory of its own below /dev, where nothing is yet."""
+    top = Path("/dev", daemon.home.name)
+    try:
+        yield top / "node"
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def make_node(path: Path, minor: int) -> None:
+    """A character device as udev makes it: zero is 5, null is 3."""
+    path.parent.mkdir(exist_ok=True)
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, minor))
+
+
+@pytest.mark.parametrize("hot", [False, True], ids=["cold", "hot"])
+def test_optional_node_comes_and_goes(
+    daemon: Daemon, launch: Launch, host_node: Path, hot: bool
+) -> None:
+    def inside(number: str) -> None:
+        script = "stat -c %t:%T /dev/mine 2>/dev/null || echo none"
+        wait_for(lambda: daemon.exec(name, "sh", "-c", script) == number, f"{number} inside")
+
+    host_node.parent.mkdir()
+    name = launch(start=hot)
+    daemon.lxc(
+        "config", "device", "add", name, "n", "unix-char", f"source={host_node}",
+        "path=/dev/mine", "required=false",
+    )  # fmt: skip
+    if not hot:
+        daemon.lxc("start", name)
+    inside("none")
+    for minor in (5, 3):
+        make_node(host_node, minor)
+        inside(f"1:{minor}")
+        host_node.unlink()
+        inside("none")
+    if daemon.backend == "bundled":  # real LXD looks at a node it missed at the next start only
+        daemon.stop(signal.SIGKILL)
+        make_node(host_node, 5)
+        daemon.start()
+        inside("1:5")
+        shutil.rmtree(host_node.parent)
+        inside("none")
+        make_node(host_node, 3)
+        inside("1:3")
+    daemon.lxc("config", "device", "remove", name, "n")
+    inside("none")
+
+
+def test_required_node_stays_when_the_hosts_goes(
+    daemon: Daemon, launch: Launch, host_node: Path
+) -> None:
+    make_node(host_node, 5)
+    name = launch()
+    daemon.lxc(
+        "config", "device", "add", name, "n", "unix-char", f"source={host_node}", "path=/dev/mine"
+    )
+    host_node.unlink()
+    daemon.lxc("exec", name, "--", "sleep", "1")
+    assert daemon.exec(name, "stat", "-c", "%t:%T", "/dev/mine") == "1:5"
 
 
 def test_unix_block(daemon: Daemon, launch: Launch) -> None:
