@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nova_lxd.lxd.api import patterns
 from nova_lxd.lxd.errors import BadRequest
 
 _MAX_LENGTH = 4096
@@ -56,8 +56,8 @@ def _equal(found: Any, wanted: str) -> bool:
     if text.lower() == wanted.lower():
         return True
     try:
-        return re.fullmatch(wanted, text, re.IGNORECASE) is not None
-    except re.error:
+        return patterns.matches(wanted, text)
+    except patterns.PatternError:
         return False
 
 
