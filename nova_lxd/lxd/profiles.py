@@ -12,6 +12,7 @@ from nova_lxd.lxd.db.profiles import Devices, Profile
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.errors import BadRequest, Conflict, Forbidden, NotFound
 from nova_lxd.lxd.events import Events
+from nova_lxd.lxd.schema.configkeys import given
 
 
 class ProfileUsers(Protocol):
@@ -36,6 +37,11 @@ def check_name(name: str) -> None:
         raise BadRequest(
             f"Invalid profile name {name[:64]!r}: use up to 63 characters without slash or space"
         )
+
+
+def _given(config: Mapping[str, str], devices: Devices) -> tuple[dict[str, str], Devices]:
+    """Config and devices without the keys that a client unsets."""
+    return given(config), {name: given(device) for name, device in devices.items()}
 
 
 class Profiles:
@@ -71,6 +77,7 @@ class Profiles:
     ) -> None:
         """:raises BadRequest: bad name, config or device.  :raises Conflict: the name is taken."""
         check_name(name)
+        config, devices = _given(config, devices)
         self._users().check_profile(project, config, devices)
         if db_profiles.get(self._db, project, name):
             raise Conflict(f'Error inserting "{name}" into database: The profile already exists')
@@ -91,8 +98,9 @@ class Profiles:
         :raises BadRequest: bad config or device, or an instance cannot take it.
         """
         old = self.get(project, name)
+        config, devices = _given(config, devices)
         self._users().check_profile(project, config, devices)
-        new = Profile(project, name, description, dict(config), devices)
+        new = Profile(project, name, description, config, devices)
         db_profiles.update(self._db, project, name, description, config, devices)
         self._users().profile_changed(project, old, new)
         self._announce("profile-updated", project, name, requestor)

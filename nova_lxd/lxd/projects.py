@@ -13,6 +13,7 @@ from nova_lxd.lxd.db.projects import Project
 from nova_lxd.lxd.errors import BadRequest, Conflict, Forbidden, NotFound
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.paths import DEFAULT_PROJECT
+from nova_lxd.lxd.schema.configkeys import given
 from nova_lxd.lxd.schema.projectkeys import DEFAULT_FEATURES, FEATURES, PROJECT_KEYS
 
 # An underscore would make stored names (PROJECT_NAME) ambiguous, a star is LXD's wildcard.
@@ -62,7 +63,7 @@ class Projects:
     ) -> None:
         """:raises BadRequest: bad name or config.  :raises Conflict: the name is taken."""
         check_name(name)
-        full = {**DEFAULT_FEATURES, **{k: v for k, v in config.items() if v != ""}}
+        full = {**DEFAULT_FEATURES, **given(config)}
         PROJECT_KEYS.validate(full)
         if db_projects.get(self._db, name):
             raise Conflict(f"Project {name!r} already exists")
@@ -80,7 +81,7 @@ class Projects:
     ) -> None:
         """:raises BadRequest: bad config, or features changed on a project that is in use."""
         current = self.get(name)
-        values = {k: v for k, v in config.items() if v != ""}
+        values = given(config)
         PROJECT_KEYS.validate(values)
         changed = [k for k in FEATURES if values.get(k) != current.config.get(k)]
         if changed and name == DEFAULT_PROJECT:

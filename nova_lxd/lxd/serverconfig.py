@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from nova_lxd.lxd.db import config as db_config
 from nova_lxd.lxd.db.connection import Database
+from nova_lxd.lxd.schema.configkeys import given
 from nova_lxd.lxd.schema.serverkeys import SECRET_KEYS, SERVER_KEYS
 
 Apply = Callable[[Mapping[str, str]], None]
@@ -57,7 +58,7 @@ class ServerConfig:
         :raises BadRequest: a key or value is invalid, or a part of the daemon refused it.
         """
         with self._lock:
-            values = self._with_secrets({k: v for k, v in new.items() if v != ""})
+            values = self._with_secrets(given(new))
             SERVER_KEYS.validate(values)
             changed = {
                 key

@@ -39,6 +39,14 @@ def certificate_of(der: bytes) -> x509.Certificate:
         raise BadRequest(f"Reading the certificate failed: {exc}") from exc
 
 
+def common_name(der: bytes) -> str:
+    """The certificate's common name, which names a client that gives no other; may be empty."""
+    from cryptography.x509.oid import NameOID
+
+    names = certificate_of(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
+
+
 def decode_certificate(text: str) -> bytes:
     """DER bytes of a certificate given as bare base64 (LXD's API) or PEM.
 
@@ -156,13 +164,16 @@ class Trust:
     def redeem(self, encoded: str) -> Mapping[str, Any]:
         """Use up the join token ``encoded`` (base64 JSON); returns the request it stands for.
 
-        :raises BadRequest: the text is no token.
-        :raises Forbidden: no such token, or it has expired.
+        :raises Forbidden: the text is neither a token nor the trust password, there is no such
+            token, or it has expired.
         """
         try:
             token = msgspec.json.decode(base64.b64decode(encoded, validate=True), type=dict)
         except (ValueError, msgspec.DecodeError) as exc:
-            raise BadRequest("Reading the join token failed: it is not valid") from exc
+            raise Forbidden(
+                "Adding the certificate failed: not authorized; give a join token or the trust "
+                "password"
+            ) from exc
         secret = str(token.get("secret", ""))
         for op in self._operations.visible():
             if op.kind != "token" or op.status in FINAL or not op.metadata:

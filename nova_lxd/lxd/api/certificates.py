@@ -14,7 +14,7 @@ from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.db.certificates import Certificate
 from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound
-from nova_lxd.lxd.trust import decode_certificate
+from nova_lxd.lxd.trust import common_name, decode_certificate
 
 _SEPARATORS = re.compile(r"[\0-\x1f\x7f]")
 
@@ -88,7 +88,7 @@ async def post_certificates(request: Request) -> web.StreamResponse:
     cert = await request.run(
         request.services.trust.add,
         der,
-        name or (request.http.remote or ""),
+        name or common_name(der) or (request.http.remote or ""),
         body.type,
         restricted,
         projects,

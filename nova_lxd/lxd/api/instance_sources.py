@@ -20,6 +20,7 @@ from nova_lxd.lxd.instances import copy, create, instancetypes, naming
 from nova_lxd.lxd.instances.create import ImageSource, NewInstance
 from nova_lxd.lxd.operations import Operation
 from nova_lxd.lxd.schema import instancekeys
+from nova_lxd.lxd.schema.configkeys import given
 from nova_lxd.lxd.schema.instances import InstancesPost
 
 _NAME_TRIES = 100
@@ -107,7 +108,7 @@ def new_instance(project: str, body: InstancesPost) -> NewInstance:
         description=body.description,
         ephemeral=body.ephemeral,
         stateful=body.stateful,
-        config={k: v for k, v in (body.config or {}).items() if v != ""},
+        config=given(body.config or {}),
         devices=body.devices or {},
         profiles=body.profiles,
     )

@@ -14,6 +14,9 @@ from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.db.projects import Project
 from nova_lxd.lxd.errors import NotFound
+from nova_lxd.lxd.instances.totals import of_project as totals_of
+from nova_lxd.lxd.schema.sizes import parse_size
+from nova_lxd.lxd.services import Services
 
 _RENAME_PATIENCE = 5.0
 
@@ -95,18 +98,27 @@ async def get_project(request: Request) -> web.StreamResponse:
 
 @route("GET", "/1.0/projects/{name}/state")
 async def get_project_state(request: Request) -> web.StreamResponse:
-    """Show a project's use of resources."""
+    """Show what the project's instances and volumes may use together; no limits, hence -1."""
     project = _visible(request)
-    prefixes = {
-        "containers": "/1.0/instances/",
-        "networks": "/1.0/networks/",
+    usage = await request.run(_usage, request.services, project.name)
+    return envelope.sync(
+        {"resources": {name: {"Limit": -1, "Usage": used} for name, used in usage.items()}}
+    )
+
+
+def _usage(services: Services, project: str) -> dict[str, int]:
+    totals = totals_of(services.instances, project)
+    volumes = [row for row in services.storage.volumes.all() if row.project == project]
+    return {
+        "containers": totals.instances,
+        "cpu": totals.cpu,
+        "disk": totals.disk + sum(parse_size(row.config.get("size", "")) for row in volumes),
+        "instances": totals.instances,
+        "memory": totals.memory,
+        "networks": len(services.networks.all(project)),
+        "processes": totals.processes,
+        "virtual-machines": 0,
     }
-    used_by = request.services.projects.used_by().get(project.name, [])
-    counts = {
-        name: {"Limit": -1, "Usage": sum(url.startswith(prefix) for url in used_by)}
-        for name, prefix in prefixes.items()
-    }
-    return envelope.sync({"resources": {**counts, "instances": counts["containers"]}})
 
 
 @route("PUT", "/1.0/projects/{name}", body=ProjectPut, admin=True)

@@ -104,7 +104,9 @@ async def get_snapshot(request: Request) -> web.StreamResponse:
     """Show one snapshot."""
     row = custom(request)
     snapshot = request.services.storage.volumes.snapshot(row, request.path("snapshot"))
-    return envelope.sync(_to_api(row, snapshot), etag_fields=_put_fields(snapshot))
+    # Alone it goes by its own name and has a zero time for none, unlike in LXD's list.
+    shown = {"name": snapshot.name, "expires_at": timestamp(snapshot.expires_at)}
+    return envelope.sync({**_to_api(row, snapshot), **shown}, etag_fields=_put_fields(snapshot))
 
 
 @route("PUT", _BASE + "/{snapshot}", body=SnapshotPut)

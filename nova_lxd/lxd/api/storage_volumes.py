@@ -16,7 +16,7 @@ from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.api.volume_import import import_backup
 from nova_lxd.lxd.db import storage as db_storage
 from nova_lxd.lxd.db.projects import with_project
-from nova_lxd.lxd.db.storage import VolumeRow
+from nova_lxd.lxd.db.storage import VolumeRow, VolumeSnapshotRow
 from nova_lxd.lxd.errors import BadRequest, NotFound
 from nova_lxd.lxd.paths import storage_name
 from nova_lxd.lxd.storage.volume import Volume, VolumeType
@@ -107,6 +107,16 @@ def _other_to_api(kind: str, name: str, project: str, url: str, created: float) 
     }
 
 
+def _snapshot_to_api(row: VolumeRow, snapshot: VolumeSnapshotRow) -> dict[str, Any]:
+    return {
+        **_custom_to_api(row, []),
+        "config": snapshot.config,
+        "description": snapshot.description,
+        "name": f"{row.name}/{snapshot.name}",
+        "created_at": timestamp(snapshot.created_at),
+    }
+
+
 def put_fields(item: dict[str, Any]) -> list[Any]:
     """What a volume's ETag covers."""
     return [item["name"], item["type"], item["config"], item["description"]]
@@ -118,6 +128,17 @@ def _all(request: Request, pool: str, project: str | None) -> list[dict[str, Any
     items = [
         _other_to_api("container", name, owner, f"/1.0/instances/{name}", created)
         for owner, name, created in db_storage.instances_on(services.db, pool)
+        if project in (None, owner) and request.identity.may_use(owner)
+    ]
+    items += [
+        _other_to_api(
+            "container",
+            f"{name}/{snapshot}",
+            owner,
+            f"/1.0/instances/{name}/snapshots/{snapshot}",
+            created,
+        )
+        for owner, name, snapshot, created in db_storage.instance_snapshots_on(services.db, pool)
         if project in (None, owner) and request.identity.may_use(owner)
     ]
     items += [
@@ -133,7 +154,15 @@ def _all(request: Request, pool: str, project: str | None) -> list[dict[str, Any
         if volume_project in (None, row.project):
             urls = used_by.get((row.pool, row.project, row.name), [])
             items.append(_custom_to_api(row, request.visible(urls)))
+            snapshots = services.storage.volumes.snapshots(row)
+            items += [_snapshot_to_api(row, snapshot) for snapshot in snapshots]
     return items
+
+
+def _url(pool: str, item: dict[str, Any]) -> str:
+    name, _, snapshot = item["name"].partition("/")
+    url = f"/1.0/storage-pools/{pool}/volumes/{item['type']}/{name}"
+    return with_project(f"{url}/snapshots/{snapshot}" if snapshot else url, item["project"])
 
 
 async def _listing(request: Request, kind: str | None) -> web.StreamResponse:
@@ -144,11 +173,7 @@ async def _listing(request: Request, kind: str | None) -> web.StreamResponse:
     items = apply_filter(items, request.query("filter"))
     if request.recursion:
         return envelope.sync(items)
-    urls = [
-        with_project(f"/1.0/storage-pools/{pool}/volumes/{i['type']}/{i['name']}", i["project"])
-        for i in items
-    ]
-    return envelope.sync(urls)
+    return envelope.sync([_url(pool, item) for item in items])
 
 
 @route("GET", "/1.0/storage-pools/{pool}/volumes")

@@ -14,7 +14,7 @@ _V1 = (
         config TEXT NOT NULL DEFAULT '{}') STRICT""",
     """INSERT INTO projects (name, description, config) VALUES ('default', 'Default LXD project',
         '{"features.images":"true","features.networks":"true","features.profiles":"true",'
-        || '"features.storage.buckets":"true","features.storage.volumes":"true"}')""",
+        || '"features.storage.volumes":"true"}')""",
     """CREATE TABLE certificates (
         fingerprint TEXT PRIMARY KEY, type TEXT NOT NULL, name TEXT NOT NULL,
         restricted INTEGER NOT NULL DEFAULT 0, projects TEXT NOT NULL DEFAULT '[]',

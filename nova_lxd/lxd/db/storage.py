@@ -255,6 +255,17 @@ def instances_on(db: Database, pool_name: str) -> list[tuple[str, str, float]]:
     return [(row["project"], row["name"], row["created_at"]) for row in rows]
 
 
+def instance_snapshots_on(db: Database, pool_name: str) -> list[tuple[str, str, str, float]]:
+    """(project, instance, snapshot, creation time) of the instances' snapshots on a pool."""
+    rows = db.read().execute(
+        "SELECT p.name AS project, i.name AS instance, s.name AS name, s.created_at"
+        " FROM snapshots s JOIN instances i ON i.id = s.instance_id"
+        " JOIN projects p ON p.id = i.project_id WHERE i.pool = ? ORDER BY i.name, s.id",
+        (pool_name,),
+    )
+    return [(r["project"], r["instance"], r["name"], r["created_at"]) for r in rows]
+
+
 def image_projects(db: Database, fingerprints: list[str]) -> dict[str, str]:
     """One project of each image, for the URLs of image volumes."""
     marks = ",".join("?" * len(fingerprints))

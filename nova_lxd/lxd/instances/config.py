@@ -28,6 +28,7 @@ from nova_lxd.lxd.instances import (
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.schema import instancekeys
+from nova_lxd.lxd.schema.configkeys import given
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
@@ -77,10 +78,7 @@ def current(record: InstanceRecord) -> Wanted:
 
 def without_empty(devices: Mapping[str, Mapping[str, str]]) -> Devices:
     """Devices without the keys whose value is empty: that is how clients unset one."""
-    return {
-        name: {key: value for key, value in device.items() if value != ""}
-        for name, device in devices.items()
-    }
+    return {name: given(device) for name, device in devices.items()}
 
 
 def update(svc: Instances, inst: Instance, wanted: Wanted) -> None:
@@ -129,7 +127,7 @@ def _checked_config(
     inst: Instance, record: InstanceRecord, config: Mapping[str, str]
 ) -> dict[str, str]:
     """The new configuration without empty values and with what only the daemon may say."""
-    clean = {key: value for key, value in config.items() if value != ""}
+    clean = given(config)
     for key in _PROTECTED:
         if key not in clean and record.config.get(key):
             raise BadRequest("Volatile idmap keys can't be deleted by the user")

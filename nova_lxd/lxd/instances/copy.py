@@ -19,6 +19,7 @@ from nova_lxd.lxd.instances import create, snapshots, verbs, volumes
 from nova_lxd.lxd.instances.create import NewInstance
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.stillness import still
+from nova_lxd.lxd.schema.configkeys import given
 from nova_lxd.lxd.storage.volume import Volume
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _inherited(
         if not key.startswith("volatile.") or key in _COPIED_VOLATILE
     }
     merged = {**kept, **overrides, "volatile.apply_template": "copy"}
-    return {key: value for key, value in merged.items() if value != ""}
+    return given(merged)
 
 
 def _plan(svc: Instances, wanted: Copy) -> tuple[NewInstance, InstanceRecord, Volume]:

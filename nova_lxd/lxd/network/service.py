@@ -20,6 +20,7 @@ from nova_lxd.lxd.locks import KeyedLocks
 from nova_lxd.lxd.network.bridge import Bridge
 from nova_lxd.lxd.network.interface import Network
 from nova_lxd.lxd.paths import DEFAULT_PROJECT, Paths
+from nova_lxd.lxd.schema.configkeys import given
 from nova_lxd.lxd.warnings import Warnings
 
 LOG = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class Networks:
     ) -> NetworkRow:
         """Check a new network's configuration, choose its subnets and record it as pending."""
         with self._locks.hold(_SUBNETS):
-            filled = network_class.fill_config({k: v for k, v in config.items() if v != ""})
+            filled = network_class.fill_config(given(config))
             network: Network = network_class(self._paths, name, filled)
             network.validate()
             taken = [
@@ -186,7 +187,7 @@ class Networks:
         """
         with self._locks.hold(name):
             row = self.row(project, name)
-            values = {k: v for k, v in config.items() if v != ""}
+            values = given(config)
             checked: Network = TYPES[row.type](self._paths, name, values)
             checked.validate()
             values = checked.choose_addresses()

@@ -22,6 +22,11 @@ def any_text(_value: str) -> str | None:
     return None
 
 
+def given(config: Mapping[str, str]) -> dict[str, str]:
+    """The keys that have a value: a client unsets a key by an empty one."""
+    return {key: value for key, value in config.items() if value != ""}
+
+
 def boolean(value: str) -> str | None:
     if value.lower() in ("true", "false", "1", "0", "yes", "no", "on", "off"):
         return None

@@ -10,14 +10,12 @@ FEATURES = (
     "features.images",
     "features.networks",
     "features.profiles",
-    "features.storage.buckets",
     "features.storage.volumes",
 )
 # What a new project has unless it says otherwise (LXD 5.0: everything but its own networks).
 DEFAULT_FEATURES = {
     "features.images": "true",
     "features.profiles": "true",
-    "features.storage.buckets": "true",
     "features.storage.volumes": "true",
 }
 
@@ -27,7 +25,6 @@ PROJECT_KEYS = KeyTable(
         Key("features.images", "bool", "Own images and aliases.", boolean, "true"),
         Key("features.networks", "bool", "Own networks.", boolean, "false"),
         Key("features.profiles", "bool", "Own profiles.", boolean, "true"),
-        Key("features.storage.buckets", "bool", "Own storage buckets.", boolean, "true"),
         Key("features.storage.volumes", "bool", "Own custom volumes.", boolean, "true"),
         Key("backups.compression_algorithm", "string", "Of backups.", any_text),
         Key("images.auto_update_cached", "bool", "Update cached images.", boolean),

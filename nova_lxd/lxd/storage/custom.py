@@ -19,7 +19,7 @@ from nova_lxd.lxd.devices.interface import CustomVolume
 from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import ActionLocks
-from nova_lxd.lxd.schema.configkeys import is_true
+from nova_lxd.lxd.schema.configkeys import given, is_true
 from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage import custom_intents
 from nova_lxd.lxd.storage.custom_intents import volume_of
@@ -156,7 +156,7 @@ class CustomVolumes:
         except ValueError as exc:
             raise BadRequest(f"Invalid content type {content_type[:64]!r}") from exc
         opened = self._pool(pool)
-        values = {key: value for key, value in config.items() if value != ""}
+        values = given(config)
         stored = custom_name(project, name)
         volume = opened.with_defaults(Volume(VolumeType.CUSTOM, stored, None, content, values))
         validate_volume(volume)
@@ -233,7 +233,7 @@ class CustomVolumes:
         requestor: Mapping[str, Any],
     ) -> None:
         """:raises BadRequest: bad config, or a size that the content exceeds."""
-        values = {key: value for key, value in config.items() if value != ""}
+        values = given(config)
         volume = replace(volume_of(row), config=values)
         validate_volume(volume)
         with self.hold(row, "update"):

@@ -93,9 +93,9 @@ class Pool:
     def update(self, config: Mapping[str, str]) -> dict[str, str]:
         """Check and apply a changed configuration; returns the one to be stored.
 
-        Keys that the daemon filled in are kept when ``config`` leaves them out.
+        The size, and where it came from, are kept when ``config`` leaves them out.
         """
-        kept = ("source", "volatile.initial_source", "size")
+        kept = ("volatile.initial_source", "size")
         wanted = {key: self.config[key] for key in kept if key in self.config} | dict(config)
         POOL_KEYS[self.driver.name].validate(wanted)
         self.driver.update(wanted)

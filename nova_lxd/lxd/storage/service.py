@@ -19,6 +19,7 @@ from nova_lxd.lxd.errors import BadRequest, Conflict, InternalError, LXDError, N
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import KeyedLocks
 from nova_lxd.lxd.paths import Paths, storage_name
+from nova_lxd.lxd.schema.configkeys import given
 from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage.custom import CustomVolumes
 from nova_lxd.lxd.storage.drivers.interface import Driver
@@ -154,11 +155,18 @@ class Storage:
             with_project(f"/1.0/instances/{name}", project)
             for project, name, _created in db_storage.instances_on(self._db, pool)
         ]
-        urls += self._profiles_using(pool)
         urls += [
-            with_project(f"/1.0/storage-pools/{pool}/volumes/custom/{v.name}", v.project)
-            for v in db_storage.volumes(self._db, pool)
+            with_project(f"/1.0/instances/{name}/snapshots/{snapshot}", project)
+            for project, name, snapshot, _ in db_storage.instance_snapshots_on(self._db, pool)
         ]
+        urls += self._profiles_using(pool)
+        for row in db_storage.volumes(self._db, pool):
+            url = f"/1.0/storage-pools/{pool}/volumes/custom/{row.name}"
+            urls.append(with_project(url, row.project))
+            urls += [
+                with_project(f"{url}/snapshots/{snapshot.name}", row.project)
+                for snapshot in db_storage.volume_snapshots(self._db, row.id)
+            ]
         return sorted(urls)
 
     def _profiles_using(self, pool: str) -> list[str]:
@@ -218,7 +226,7 @@ class Storage:
         with self._locks.hold(name), ExitStack() as undo:
             if db_storage.pool(self._db, name):
                 raise Conflict("Storage pool already exists")
-            values = {key: value for key, value in config.items() if value != ""}
+            values = given(config)
             pool = Pool(self._paths, name, driver, values)
             db_storage.create_pool(self._db, name, driver, description, values, "Pending")
             undo.callback(db_storage.delete_pool, self._db, name)
@@ -238,7 +246,7 @@ class Storage:
     ) -> None:
         """:raises BadRequest: a key is invalid or cannot be changed."""
         with self._locks.hold(name):
-            values = {key: value for key, value in config.items() if value != ""}
+            values = given(config)
             stored = self.get(name).update(values)
             db_storage.update_pool(self._db, name, description, stored, "Created")
         self._announce("storage-pool-updated", name, requestor)

@@ -43,6 +43,17 @@ def test_create_edit_rename_delete(daemon: Daemon) -> None:
     assert daemon.get("/1.0/profiles") == ["/1.0/profiles/default"]
 
 
+def test_unset_keys_are_gone(daemon: Daemon, profile: str) -> None:
+    daemon.lxc("profile", "set", profile, "user.a=1", "user.b=2")
+    daemon.lxc("profile", "unset", profile, "user.a")
+    daemon.lxc("profile", "device", "add", profile, "d", "disk", "source=/tmp", "path=/mnt")
+    daemon.lxc("profile", "device", "set", profile, "d", "readonly=true")
+    daemon.lxc("profile", "device", "unset", profile, "d", "readonly")
+    shown = daemon.get(f"/1.0/profiles/{profile}")
+    assert "user.a" not in shown["config"] and shown["config"]["user.b"] == "2"
+    assert shown["devices"]["d"] == {"type": "disk", "source": "/tmp", "path": "/mnt"}
+
+
 def test_default_cannot_go_or_be_renamed(daemon: Daemon) -> None:
     assert daemon.refused("profile", "delete", "default")
     assert daemon.refused("profile", "rename", "default", "x")

@@ -41,6 +41,25 @@ def test_features_default_on(daemon: Daemon, project: str) -> None:
     assert "features.networks" not in config
 
 
+def test_state_adds_up_what_instances_may_use(daemon: Daemon, project: str) -> None:
+    import_image(daemon, "p1")
+    limits = ("-c", "limits.memory=100MB", "-c", "limits.processes=50", "-c", "limits.cpu=1")
+    for name in ("a", "b"):
+        daemon.lxc("init", "busybox", name, "--project", "p1", *limits)
+    resources = daemon.get("/1.0/projects/p1/state")["resources"]
+    assert {name: entry["Usage"] for name, entry in resources.items()} == {
+        "containers": 2,
+        "cpu": 2,
+        "disk": 0,
+        "instances": 2,
+        "memory": 200_000_000,
+        "networks": 0,
+        "processes": 100,
+        "virtual-machines": 0,
+    }
+    assert {entry["Limit"] for entry in resources.values()} == {-1}
+
+
 def test_same_name_in_two_projects(daemon: Daemon, project: str) -> None:
     import_image(daemon, "p1")
     daemon.lxc("launch", "busybox", "same")

@@ -66,11 +66,12 @@ def test_password(daemon: Daemon, https: str, client: Client) -> None:
     wrong = client.lxc(
         "remote", "add", "srv", https, "--accept-certificate", "--password", "guess", check=False
     )
-    assert wrong.returncode != 0
+    assert wrong.returncode != 0 and "not authorized" in wrong.stderr
     assert daemon.get("/1.0/certificates") == []
     client.lxc("remote", "add", "srv", https, "--accept-certificate", "--password", "sekrit")
     (certificate,) = daemon.get("/1.0/certificates?recursion=1")
     assert certificate["type"] == "client" and certificate["restricted"] is False
+    assert certificate["name"].startswith("root@")  # lxc's certificate says whose it is
     assert certificate["certificate"].startswith("-----BEGIN CERTIFICATE-----")
     assert client.lxc("list", "srv:", "-fcsv").returncode == 0
     assert client.lxc("profile", "list", "srv:", "-fcsv").stdout.startswith("default,")

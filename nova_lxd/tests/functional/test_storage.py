@@ -49,6 +49,23 @@ def test_pool_object_and_resources(daemon: Daemon, pool: str) -> None:
     assert pool in daemon.lxc("storage", "list", "-fcsv").stdout
 
 
+def test_instance_snapshots_are_listed(daemon: Daemon, pool: str, launch: Launch) -> None:
+    name = launch("-s", pool, start=False)
+    daemon.lxc("snapshot", name, "s0")
+    path = f"/1.0/storage-pools/{pool}"
+    url = f"{path}/volumes/container/{name}/snapshots/s0"
+    assert url in daemon.get(f"{path}/volumes")
+    assert f"/1.0/instances/{name}/snapshots/s0" in daemon.get(path)["used_by"]
+
+
+def test_pool_keeps_its_source(daemon: Daemon, pool: str) -> None:
+    path = f"/1.0/storage-pools/{pool}"
+    source = daemon.get(path)["config"]["source"]
+    assert daemon.api("PUT", path, {"config": {}}).status >= 400  # LXD: 500
+    assert daemon.api("PUT", path, {"config": {"source": "/x"}}).status >= 400
+    assert daemon.get(path)["config"]["source"] == source
+
+
 def test_pool_in_use_stays(daemon: Daemon, pool: str) -> None:
     daemon.lxc("init", "busybox", "user1", "-s", pool)
     try:
@@ -115,6 +132,12 @@ def test_volume_snapshots(daemon: Daemon, pool: str, volume: str, launch: Launch
     daemon.lxc("storage", "volume", "detach", pool, volume, name)
     path = f"/1.0/storage-pools/{pool}/volumes/custom/{volume}/snapshots"
     assert daemon.get(path) == [f"{path}/s0"]
+    assert daemon.get(f"{path}/s0")["name"] == "s0"
+    pool_path = f"/1.0/storage-pools/{pool}"
+    assert f"{path}/s0" in daemon.get(f"{pool_path}/volumes")
+    assert f"{path}/s0" in daemon.get(pool_path)["used_by"]
+    listed = daemon.get(f"{pool_path}/volumes/custom?recursion=1")
+    assert [item["name"] for item in listed] == [volume, f"{volume}/s0"]
     daemon.lxc("storage", "volume", "rename", pool, f"{volume}/s0", f"{volume}/s1")
     assert daemon.get(path) == [f"{path}/s1"]
     daemon.lxc("storage", "volume", "delete", pool, f"{volume}/s1")

@@ -54,8 +54,10 @@ class Dir(TreeStreams):
         return Path(source) if source and Path(source) != self.root else None
 
     def create(self) -> dict[str, str]:
-        self.config.setdefault("volatile.initial_source", self.config.get("source", ""))
-        self.config["source"] = self.config.get("source") or str(self.root)
+        if source := self.config.get("source"):
+            self.config.setdefault("volatile.initial_source", source)
+        else:
+            self.config["source"] = str(self.root)
         foreign = self._foreign
         if foreign is not None and not foreign.is_dir():
             raise BadRequest(f"The source {foreign} of the dir pool is not a directory")
