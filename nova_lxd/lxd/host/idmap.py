@@ -123,7 +123,10 @@ class Idmap:
 
     @classmethod
     def from_json(cls, text: str) -> Idmap:
-        """The inverse of :meth:`to_json`; uid and gid entries of the same ids become one."""
+        """The inverse of :meth:`to_json`; uid and gid entries of the same ids become one.
+
+        :raises BadRequest: it is no such text, or has what are no ids.
+        """
         try:
             items: list[dict[str, Any]] = json.loads(text) if text else []
             entries = [
@@ -136,8 +139,13 @@ class Idmap:
                 )
                 for item in items
             ]
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
             raise BadRequest("Reading an id map failed: it is not LXD's JSON form") from exc
+        for entry in entries:
+            if min(entry.host, entry.ns) < 0 or entry.size < 1:
+                raise BadRequest("Reading an id map failed: it has negative ids or empty ranges")
+            if max(entry.host, entry.ns) + entry.size - 1 > _MAX_ID:
+                raise BadRequest(f"Reading an id map failed: it has ids beyond {_MAX_ID}")
         return cls(_merge_kinds(entries))
 
     def with_entries(self, extra: Sequence[Entry]) -> Idmap:

@@ -24,7 +24,7 @@ MAX_DEPTH = 16
 #: How many decompressed bytes are passed over in search of it.
 MAX_SCANNED = 64 * 1024**3
 #: Seconds since 1970 that a date may say: up to the year 9999.
-_MAX_DATE = 253402300799
+MAX_DATE = 253402300799
 _NULL = ("", "~", "null", "Null", "NULL")
 
 CONTAINER = "container"
@@ -77,7 +77,7 @@ def _date(fields: Mapping[str, Any], name: str) -> int:
         return 0
     if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,12}", text):
         raise _refuse(f"{name} is not a number of seconds since 1970")
-    return min(max(int(text), 0), _MAX_DATE)
+    return min(max(int(text), 0), MAX_DATE)
 
 
 def _properties(fields: Mapping[str, Any]) -> dict[str, str]:

@@ -14,9 +14,10 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
 from nova_lxd.lxd.db.storage import PoolRow
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.images.metadata import load_yaml
+from nova_lxd.lxd.images.metadata import MAX_DATE, load_yaml
 from nova_lxd.lxd.instances.expand import Expanded
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: The longest index.yaml that is read, in bytes.
 MAX_INDEX = 4 * 1024 * 1024
 
@@ -222,8 +223,11 @@ def _devices(value: Any) -> dict[str, dict[str, str]]:
 
 
 def _seconds(value: Any) -> float:
+    """The UNIX time of a date, 0 for none; never one that could not be told as a date again."""
     try:
         moment = datetime.fromisoformat(str(value).replace("Z", "+00:00")[:32])
     except ValueError:
         return 0.0
-    return moment.timestamp() if moment.year > 1 else 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return min(max(0.0, (moment - _EPOCH).total_seconds()), MAX_DATE)
