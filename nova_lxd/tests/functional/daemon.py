@@ -250,6 +250,15 @@ class Daemon:
         assert done.returncode != 0, f"lxc {' '.join(args)} was accepted: {done.stdout}"
         return done.stderr.strip()
 
+    def admin_argv(self, *verb: str) -> list[str]:
+        """The command line of an administrative verb: ours, or real LXD's."""
+        own = [sys.executable, "-m", "nova_lxd.lxd.cli"]
+        return [*(["lxd"] if self.backend == "lxd" else own), *verb]
+
+    def admin(self, *verb: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run an administrative verb such as ``shutdown`` beside the daemon."""
+        return self.inside(*self.admin_argv(*verb), check=check)
+
     def inside(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program on the daemon's host side: its network, mounts and processes."""
         return self.sandbox.run(argv, check=check, env=self.environment)
@@ -262,9 +271,13 @@ class Daemon:
         *,
         headers: Mapping[str, str] | None = None,
         timeout: float = 60,
+        socket: Path | None = None,
     ) -> Answer:
-        """One raw request; ``body`` is sent as it is if bytes, else as JSON."""
-        connection = _UnixConnection(self.socket, timeout)
+        """One raw request; ``body`` is sent as it is if bytes, else as JSON.
+
+        ``socket`` is another way to the daemon's own.
+        """
+        connection = _UnixConnection(socket or self.socket, timeout)
         try:
             payload = body if body is None or isinstance(body, bytes) else json.dumps(body)
             connection.request(method, path, payload, dict(headers or {}))

@@ -1,26 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzz the API of a live daemon: no 500, no traceback, no death.
+"""Fuzz the API of a live daemon, then every reader of untrusted bytes.
 
-The document is the daemon's own (nova_lxd.lxd.api.openapi); variable parts of paths are taken from
-what exists, so that requests get past "not found".  Prints "N passed, N failed, N skipped", where
-one operation of the document counts one.
+The API: no 500, no traceback, no death, no file outside the state directory.  The document is the
+daemon's own (nova_lxd.lxd.api.openapi); variable parts of paths are taken from what exists, so
+that requests get past "not found".  The readers: :mod:`nova_lxd.tests.fuzz.targets`.
+
+Prints "N passed, N failed, N skipped", where one operation of the document counts one, and one
+reader.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from nova_lxd.tests.functional.conftest import furnish
 from nova_lxd.tests.functional.daemon import REPOSITORY, Daemon
+from nova_lxd.tests.fuzz import guided
+from nova_lxd.tests.fuzz.confined import ConfinedDaemon
 from nova_lxd.tests.fuzz.proxy import Proxy
+from nova_lxd.tests.fuzz.targets import TARGETS
 
 # Not one request with one answer, or the end of the daemon by design; without a cluster its
 # members are answered with 500, in LXD too.
@@ -99,15 +107,9 @@ def fuzz(daemon: Daemon, spec: Path, seconds: int, seed: int) -> subprocess.Comp
         )
 
 
-def main() -> int:
-    """Fuzz; 1 when something was found."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that daemons are removed
-    parser = argparse.ArgumentParser(prog="nova_lxd.tests.fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=90)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--log", type=Path, help="keep the daemon's log here")
-    args = parser.parse_args()
-    with Daemon("bundled", "fuzz") as daemon:
+def api(args: argparse.Namespace) -> tuple[int, int]:
+    """Fuzz the API; how many operations passed and failed."""
+    with ConfinedDaemon("bundled", "fuzz") as daemon:
         prepare(daemon)
         spec = daemon.home / "openapi.json"
         narrowed = document()
@@ -116,15 +118,56 @@ def main() -> int:
         done = fuzz(daemon, spec, args.seconds, args.seed)
         log = daemon.log.read_text(encoding="utf-8", errors="replace")
         alive = daemon.api("GET", "/1.0").status == 200 and daemon.pid == pid
+        outside = daemon.outside()
         if args.log:
             args.log.write_text(log, encoding="utf-8")
     print(done.stdout, done.stderr, sep="")
     tracebacks = len(_TRACEBACK.findall(log))
     print(f"tracebacks in the log: {tracebacks}; the daemon is {'alive' if alive else 'DEAD'}")
-    failed = len(failures(done.stdout)) + bool(tracebacks) + (not alive)
+    print(f"files written or wanted outside the state directory: {len(outside)}")
+    for line in outside:
+        print(f"  {line}")
+    failed = len(failures(done.stdout)) + bool(tracebacks) + bool(outside) + (not alive)
     if done.returncode != 0 and not failed:
         failed = 1
-    print(f"{max(0, operations(narrowed) - failed)} passed, {failed} failed, 0 skipped")
+    return max(0, operations(narrowed) - failed), failed
+
+
+def readers(args: argparse.Namespace) -> tuple[int, int]:
+    """Fuzz the readers side by side; how many passed and failed."""
+    names = args.readers.split(",")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = list(
+            pool.map(lambda name: guided.run(name, args.each, args.seed, args.keep), names)
+        )
+    for outcome in outcomes:
+        verdict = "FAILED" if outcome.find else "passed"
+        print(f"reader {outcome.target}: {verdict}, {outcome.inputs} inputs")
+        if outcome.find:
+            print(outcome.find)
+    failed = sum(bool(outcome.find) for outcome in outcomes)
+    return len(outcomes) - failed, failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nova_lxd.tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=90, help="for the API, 0 for not at all")
+    parser.add_argument("--each", type=int, default=20, help="for a reader, 0 for not at all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--readers", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}")
+    parser.add_argument("--keep", type=Path, help="put inputs that are finds here")
+    parser.add_argument("--log", type=Path, help="keep the daemon's log here")
+    return parser
+
+
+def main() -> int:
+    """Fuzz; 1 when something was found."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that daemons are removed
+    args = _parser().parse_args()
+    counts = [api(args)] if args.seconds else []
+    counts += [readers(args)] if args.each else []
+    passed, failed = (sum(column) for column in zip(*counts, strict=True))
+    print(f"{passed} passed, {failed} failed, 0 skipped")
     return 1 if failed else 0
 
 
