@@ -6,23 +6,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nova_lxd.lxd.errors import BadRequest, Conflict
 from nova_lxd.lxd.host import mounts
 from nova_lxd.lxd.storage import copying, kernel
-from nova_lxd.lxd.storage.drivers.generic import space_errors
+from nova_lxd.lxd.storage.drivers.generic import STAGING, space_errors
 from nova_lxd.lxd.storage.drivers.interface import Info
 from nova_lxd.lxd.storage.drivers.tree_stream import TreeStreams
 from nova_lxd.lxd.storage.volume import Volume, VolumeType
 
+LOG = logging.getLogger(__name__)
 # linux/fs.h: struct fsxattr is xflags, extsize, nextents, projid, cowextsize and 8 spare bytes.
 _FSGETXATTR, _FSSETXATTR = 0x801C581F, 0x401C5820
 _FSXATTR = struct.Struct("=5I8s")
 _PROJINHERIT = 0x200
+_GETFLAGS, _SETFLAGS, _TOPDIR = 0x80086601, 0x40086602, 0x20000
 _FIRST_PROJECT, _PROJECTS = 10000, 2**31 - 20000
 # quotactl: no project quotas here (off, unknown to the file system, or to the kernel).
 _NO_QUOTA = (errno.ESRCH, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.ENODEV)
@@ -104,6 +108,10 @@ class Dir(TreeStreams):
             if config.get(key, "") != self.config.get(key, ""):
                 raise BadRequest(f"{key} of storage pool '{self.pool}' cannot be changed")
         self.config = dict(config)
+
+    def make_directories(self) -> None:
+        super().make_directories()
+        _spread(self.root / STAGING)
 
     # -- trees ----------------------------------------------------------------------------------
 
@@ -236,6 +244,26 @@ class Dir(TreeStreams):
             if used is not None:
                 found[name] = used
         return found
+
+
+def _spread(directory: Path) -> None:
+    """Have ext4 put each tree that is made in a directory elsewhere on the disk (chattr +T).
+
+    Side by side in one place a new tree's files are many times slower to make for minutes after
+    another was removed there: ext4 then passes over each freed inode for each new one.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(fd, _GETFLAGS, flags)
+        wanted = int.from_bytes(flags[:4], sys.byteorder) | _TOPDIR
+        fcntl.ioctl(fd, _SETFLAGS, wanted.to_bytes(4, sys.byteorder) + bytes(4))
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM):
+            raise
+        LOG.debug("%s: not a file system that knows top directories", directory)
+    finally:
+        os.close(fd)
 
 
 def _taken(fd: int, project: int) -> bool:
