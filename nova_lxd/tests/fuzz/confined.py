@@ -12,8 +12,8 @@ from nova_lxd.tests.functional.daemon import Daemon
 _LEFT_WRITABLE = ("/proc", "/sys", "/dev")
 _SCRATCH = "/var/tmp"
 _LISTED = ("/run", "/var/log", _SCRATCH)
-# liblxc's lock files, and sockets of its monitors.
-_KNOWN = re.compile(r"/run/lxc(/.*)?|/run/lock(/.*)?")
+# Lock files of liblxc, and of mount(8).
+_KNOWN = re.compile(r"/run/(lxc|lock|mount)(/.*)?")
 _REFUSED = re.compile(r".*(?:Read-only file system|Errno 30).*")
 
 

@@ -33,6 +33,7 @@ from nova_lxd.lxd.schema.sizes import parse_size
 from nova_lxd.lxd.storage import custombackup, unpack_child
 from nova_lxd.lxd.storage.archive_rules import Limits, Refused, Rules
 from nova_lxd.tests.fuzz import archives
+from nova_lxd.virt.images.extract import archive, blocks
 
 Target = Callable[[bytes], None]
 _LIMIT = 1 << 20
@@ -212,8 +213,6 @@ class _Small(io.BytesIO):
 
 def disk(data: bytes) -> None:
     """The driver's reader of disk images: qcow2, partition tables, ext4."""
-    from nova_lxd.virt.images.extract import archive, blocks
-
     with contextlib.suppress(ValueError, MemoryError, RecursionError):  # __main__ reports these
         system = archive.find_root(blocks.open_disk(io.BytesIO(data)))
         archive.Writer(system, _Small(), 32 << 20).write()

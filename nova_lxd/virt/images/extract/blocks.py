@@ -44,6 +44,8 @@ class Raw:
         self.size = source.seek(0, os.SEEK_END)
 
     def read_at(self, offset: int, length: int) -> bytes:
+        if offset < 0 or offset + length > self.size:  # far beyond what seek() takes, too
+            raise ValueError(f"the image ends before byte {offset + length}")
         self._source.seek(offset)
         data = self._source.read(length)
         if len(data) != length:
@@ -52,12 +54,20 @@ class Raw:
 
 
 class Part:
-    """A range of a disk, as a disk."""
+    """A range of a disk, as a disk.
 
-    def __init__(self, whole: Blocks, start: int, size: int) -> None:
+    :param number: the partition's in its table, 0 for a whole disk
+    :param uuid: what PARTUUID= names it by
+    """
+
+    def __init__(
+        self, whole: Blocks, start: int, size: int, number: int = 0, uuid: str = ""
+    ) -> None:
         self._whole = whole
         self._start = start
         self.size = size
+        self.number = number
+        self.uuid = uuid
 
     def read_at(self, offset: int, length: int) -> bytes:
         if offset < 0 or offset + length > self.size:
