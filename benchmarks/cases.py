@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from benchmarks.client import Connection, random_bytes, requests_per_second
+from benchmarks.load import load
 from benchmarks.subject import DIR_POOL, PROFILE, Subject
 
 Case = Callable[[Subject, float], None]
@@ -222,19 +223,52 @@ def images(subject: Subject, scale: float) -> None:
                 subject.import_image(api, "debian")
 
 
-def events(subject: Subject, scale: float) -> None:
+def _deliveries(subject: Subject, count: int, name: str) -> None:
     """From a change to its event: on the daemon's clock, and from the request on."""
     path = f"/1.0/profiles/{PROFILE}"
     with subject.connect() as api, subject.websocket("/1.0/events?type=lifecycle") as stream:
-        for index in range(many(30, scale, 10)):
-            body = {"description": f"d{index}"}
-            with subject.timing("PATCH profile, answered and told"):
+        for index in range(count):
+            body = {"description": f"{name} {index}"}
+            with subject.timing(f"PATCH profile, answered and told{name}"):
                 api.json("PATCH", path, body)
                 event = json.loads(stream.receive())
             told = time.time()
             happened = datetime.fromisoformat(event["timestamp"]).timestamp()
-            subject.add("event delivery", [(told - happened) * 1000])
+            subject.add(f"event delivery{name}", [(told - happened) * 1000])
             time.sleep(0.01)
+
+
+def events(subject: Subject, scale: float) -> None:
+    count = many(30, scale, 10)
+    _deliveries(subject, count, "")
+    with load(subject.socket, "/1.0", 4):
+        _deliveries(subject, count, ", under load")
+
+
+def crowd(subject: Subject, scale: float) -> None:
+    """What many running containers cost while nothing is asked, and how quick one of them is."""
+    names = [f"c{index}" for index in range(many(100, scale, 10))]
+
+    def launch(name: str) -> None:
+        with subject.connect() as api:
+            create(api, name)
+            start(api, name)
+
+    def remove(name: str) -> None:
+        with subject.connect() as api:
+            stop(api, name)
+            delete(api, name)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(launch, names))
+    time.sleep(2)  # they have come up by then
+    subject.add("daemon, 100 running: CPU", [subject.idle_cpu(max(3.0, 20 * scale))], "%")
+    with subject.connect() as api:
+        path, body = f"/1.0/instances/{names[0]}/exec", {"command": ["/bin/true"]}
+        count = many(20, scale, 10)
+        subject.times("exec true, 100 running", count, lambda _i: api.operate("POST", path, body))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(remove, names))
 
 
 def debian(subject: Subject, scale: float) -> None:
@@ -283,6 +317,7 @@ CASES: dict[str, Case] = {
     "snapshots": snapshots,
     "images": images,
     "events": events,
+    "crowd": crowd,
     "debian": debian,
     "debian-dir": debian_dir,
 }
@@ -321,4 +356,7 @@ WANTED: dict[str, float] = {
     "import Debian squashfs": 0.9,
     "publish busybox": 0.9,
     "event delivery": 1,
+    "event delivery, under load": 1,
+    "daemon, 100 running: CPU": 1,
+    "exec true, 100 running": 1,
 }

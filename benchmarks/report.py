@@ -26,7 +26,11 @@ def _pairs(results: Mapping[str, Sequence[Result]]) -> list[tuple[Result, Result
 
 def ratio(measure: Result, other: Result | None) -> float | None:
     """How ``other`` compares; None where it cannot be told."""
-    return other.median / measure.median if other is not None and measure.median else None
+    if other is None:
+        return None
+    if other.median == measure.median:  # both use no processor time, say
+        return 1.0
+    return other.median / measure.median if measure.median else None
 
 
 def met(measure: Result, found: float) -> bool | None:
