@@ -4,59 +4,107 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import yaml
 
+from nova_lxd.lxd.addresses import DEFAULT_PORT
 from nova_lxd.lxd.cli_client import ClientError, LocalClient
+from nova_lxd.lxd.cli_interview import BRIDGE, Interview, Preseed
+from nova_lxd.lxd.paths import Paths
 
-Preseed = dict[str, Any]
-_BRIDGE = "lxdbr0"
+_POOL_OPTIONS = ("storage_pool", "storage_create_device", "storage_create_loop")
+_OPTIONS = (
+    *_POOL_OPTIONS, "storage_backend", "network_address", "network_port", "trust_password",
+)  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
     """Run ``init`` as the arguments say; raises ClientError when the daemon refuses."""
+    _check_modes(args)
     client = LocalClient()
     if args.dump:
         print(yaml.safe_dump(dump(client), sort_keys=False), end="")
         return 0
     if args.preseed:
-        preseed = yaml.safe_load(sys.stdin) or {}
-        if not isinstance(preseed, dict):
-            raise ClientError("Reading the preseed failed: it is not a YAML mapping")
+        preseed = _read_preseed()
     elif args.auto or args.minimal:
         preseed = automatic(args, client)
     else:
-        preseed = interview(client)
+        preseed = Interview(client, Paths.from_environment()).run()
     apply(client, preseed)
     return 0
+
+
+def _read_preseed() -> Preseed:
+    try:
+        preseed = yaml.safe_load(sys.stdin) or {}
+    except yaml.YAMLError as exc:
+        raise ClientError(f"Reading the preseed failed: it is no YAML: {exc}") from exc
+    if not isinstance(preseed, dict):
+        raise ClientError("Reading the preseed failed: it is not a YAML mapping")
+    return preseed
+
+
+def _check_modes(args: argparse.Namespace) -> None:
+    """:raises ClientError: the options exclude each other; LXD's sentences."""
+    modes = [mode for mode in ("minimal", "auto", "preseed") if getattr(args, mode)]
+    options = [option for option in _OPTIONS if getattr(args, option)]
+    if args.dump and (modes or options):
+        raise ClientError("Can't use --dump with other flags")
+    if len(modes) > 1:
+        raise ClientError(f"Can't use --{modes[0]} and --{modes[1]} together")
+    if options and not args.auto:
+        raise ClientError("Configuration flags require --auto")
+    if not args.network_address:
+        for option in ("network_port", "trust_password"):
+            if getattr(args, option):
+                flag = option.replace("_", "-")
+                raise ClientError(f"--{flag} can't be used without --network-address")
 
 
 def automatic(args: argparse.Namespace, client: LocalClient) -> Preseed:
     """What ``--auto`` and ``--minimal`` set up: one pool, one bridge, the default profile."""
     preseed: Preseed = {"config": {}, "networks": [], "storage_pools": [], "profiles": []}
     if args.network_address:
-        preseed["config"]["core.https_address"] = f"{args.network_address}:{args.network_port}"
+        host, port = args.network_address, args.network_port or DEFAULT_PORT
+        shown = f"[{host}]" if ":" in host else host
+        preseed["config"]["core.https_address"] = f"{shown}:{port}"
         if args.trust_password:
             preseed["config"]["core.trust_password"] = args.trust_password
     devices: dict[str, Any] = {}
-    if not client.get("/1.0/storage-pools"):
-        pool = _automatic_pool(args)
+    pool = _automatic_pool(args, client)
+    pools = client.get("/1.0/storage-pools")
+    if pools and any(getattr(args, option) for option in _POOL_OPTIONS):
+        raise ClientError("Storage has already been configured")
+    if not pools:
         preseed["storage_pools"].append(pool)
         devices["root"] = {"type": "disk", "path": "/", "pool": pool["name"]}
     if not any(n["managed"] for n in client.get("/1.0/networks?recursion=1")):
-        preseed["networks"].append({"name": _BRIDGE, "type": "bridge", "config": {}})
-        devices["eth0"] = {"type": "nic", "name": "eth0", "network": _BRIDGE}
+        preseed["networks"].append({"name": BRIDGE, "type": "bridge", "config": {}})
+        devices["eth0"] = {"type": "nic", "name": "eth0", "network": BRIDGE}
     if devices:
         preseed["profiles"].append({"name": "default", "devices": devices})
     return preseed
 
 
-def _automatic_pool(args: argparse.Namespace) -> Preseed:
+def _automatic_pool(args: argparse.Namespace, client: LocalClient) -> Preseed:
     driver = args.storage_backend or "dir"
+    known = client.get("/1.0")["environment"]["storage_supported_drivers"]
+    if driver not in [supported["Name"] for supported in known]:
+        raise ClientError(f"The requested backend '{driver}' isn't supported by lxd init")
+    if driver == "dir" and any(getattr(args, option) for option in _POOL_OPTIONS):
+        raise ClientError(
+            "None of --storage-pool, --storage-create-device or --storage-create-loop may be used "
+            "with the 'dir' backend"
+        )
+    if args.storage_create_device and args.storage_create_loop:
+        raise ClientError(
+            "Only one of --storage-create-device or --storage-create-loop can be specified"
+        )
     config = {}
     if args.storage_create_device:
         config["source"] = args.storage_create_device
@@ -65,75 +113,6 @@ def _automatic_pool(args: argparse.Namespace) -> Preseed:
     elif args.storage_pool:
         config["source"] = args.storage_pool
     return {"name": "default", "driver": driver, "config": config}
-
-
-def interview(client: LocalClient, ask: Callable[[str], str] = input) -> Preseed:
-    """Ask the administrator; returns the answers as a preseed."""
-    preseed: Preseed = {"config": {}, "networks": [], "storage_pools": [], "profiles": []}
-    devices: dict[str, Any] = {}
-    if _yes(ask, "Do you want to configure a new storage pool?", True):
-        pool = _ask_pool(client, ask)
-        preseed["storage_pools"].append(pool)
-        devices["root"] = {"type": "disk", "path": "/", "pool": pool["name"]}
-    if _yes(ask, "Would you like to create a new local network bridge?", True):
-        network = _ask_network(ask)
-        preseed["networks"].append(network)
-        devices["eth0"] = {"type": "nic", "name": "eth0", "network": network["name"]}
-    if _yes(ask, "Would you like the server to be available over the network?", False):
-        address = _answer(ask, "Address to bind to (not including port)", "all")
-        port = _answer(ask, "Port to bind to", "8443")
-        preseed["config"]["core.https_address"] = (
-            f"{'[::]' if address == 'all' else address}:{port}"
-        )
-        password = getpass.getpass("Trust password for new clients (empty: use tokens): ")
-        if password:
-            preseed["config"]["core.trust_password"] = password
-    if devices:
-        preseed["profiles"].append({"name": "default", "devices": devices})
-    if _yes(ask, 'Would you like a YAML "init" preseed to be printed?', False):
-        print(yaml.safe_dump(preseed, sort_keys=False), end="")
-    return preseed
-
-
-def _ask_pool(client: LocalClient, ask: Callable[[str], str]) -> Preseed:
-    drivers = [
-        driver["Name"] for driver in client.get("/1.0")["environment"]["storage_supported_drivers"]
-    ]
-    name = _answer(ask, "Name of the new storage pool", "default")
-    default = "btrfs" if "btrfs" in drivers else "dir"
-    driver = _answer(ask, f"Name of the storage backend to use ({', '.join(drivers)})", default)
-    config: dict[str, str] = {}
-    if driver != "dir":
-        if _yes(ask, "Would you like to use an existing empty block device?", False):
-            config["source"] = _answer(ask, "Path to the existing block device", "")
-        else:
-            config["size"] = _answer(ask, "Size of the new loop file", "30GiB")
-    return {"name": name, "driver": driver, "config": config}
-
-
-def _ask_network(ask: Callable[[str], str]) -> Preseed:
-    name = _answer(ask, "What should the new bridge be called?", _BRIDGE)
-    config = {
-        f"ipv{family}.address": _answer(
-            ask, f"What IPv{family} address should be used? (CIDR, auto or none)", "auto"
-        )
-        for family in (4, 6)
-    }
-    return {"name": name, "type": "bridge", "config": config}
-
-
-def _answer(ask: Callable[[str], str], question: str, default: str) -> str:
-    shown = f" [default={default}]" if default else ""
-    return ask(f"{question}{shown}: ").strip() or default
-
-
-def _yes(ask: Callable[[str], str], question: str, default: bool) -> bool:
-    word = "yes" if default else "no"
-    while True:
-        given = ask(f"{question} (yes/no) [default={word}]: ").strip().lower() or word
-        if given in ("yes", "y", "no", "n"):
-            return given in ("yes", "y")
-        print("Answer yes or no.")
 
 
 _NOUNS = (
@@ -147,31 +126,51 @@ _NOUNS = (
 def apply(client: LocalClient, preseed: Preseed) -> None:
     """Bring the server to what the preseed says: create what is missing, update what is there.
 
-    :raises ClientError: the preseed has an unknown section, or the daemon refused a part.
+    :raises ClientError: the preseed has an unknown section, or the daemon refused a part; what
+        had been done is undone.
     """
     known = {"config", "cluster", *(noun for noun, _url, _fields in _NOUNS)}
     unknown = preseed.keys() - known
     if unknown:
         raise ClientError(f"Applying the preseed failed: unknown sections {sorted(unknown)}")
-    if preseed.get("config"):
-        client.patch("/1.0", {"config": preseed["config"]})
-    for noun, url, fields in _NOUNS:
-        for entry in preseed.get(noun) or []:
-            _apply_one(client, url, entry, fields)
+    if preseed.get("cluster"):
+        raise ClientError("Applying the preseed failed: this server cannot be part of a cluster")
+    with ExitStack() as undo:
+        if preseed.get("config"):
+            _apply_config(client, preseed["config"], undo)
+        for noun, url, fields in _NOUNS:
+            for entry in preseed.get(noun) or []:
+                _apply_one(client, url, entry, fields, undo)
+        undo.pop_all()
 
 
-def _apply_one(client: LocalClient, url: str, entry: Preseed, fields: tuple[str, ...]) -> None:
+def _apply_config(client: LocalClient, config: Preseed, undo: ExitStack) -> None:
+    before = client.get("/1.0")["config"]
+    undo.callback(_undo, client.patch, "/1.0", {"config": {k: before.get(k, "") for k in config}})
+    client.patch("/1.0", {"config": {key: _text(value) for key, value in config.items()}})
+
+
+def _text(value: object) -> str:
+    """A configuration value that YAML read as a number or a truth value."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _apply_one(
+    client: LocalClient, url: str, entry: Preseed, fields: tuple[str, ...], undo: ExitStack
+) -> None:
     name = entry.get("name")
     if not name:
         raise ClientError(f"Applying the preseed failed: an entry of {url} has no name")
+    entry = {**entry, "config": {k: _text(v) for k, v in (entry.get("config") or {}).items()}}
     query = f"?project={entry['project']}" if entry.get("project") else ""
+    this = f"{url}/{name}{query}"
     try:
-        current = client.get(f"{url}/{name}{query}")
+        current = client.get(this)
     except ClientError as exc:
         if exc.status != 404:
             raise
-        body = {key: value for key, value in entry.items() if key != "project"}
-        client.post(f"{url}{query}", body)
+        client.post(f"{url}{query}", {k: v for k, v in entry.items() if k != "project"})
+        undo.callback(_undo, client.delete, this)
         return
     merged = {
         field: {**(current.get(field) or {}), **(entry.get(field) or {})}
@@ -179,13 +178,26 @@ def _apply_one(client: LocalClient, url: str, entry: Preseed, fields: tuple[str,
         else entry.get(field, current.get(field))
         for field in fields
     }
-    client.put(f"{url}/{name}{query}", merged)
+    undo.callback(_undo, client.put, this, {field: current.get(field) for field in fields})
+    client.put(this, merged)
+
+
+def _undo(verb: Callable[..., object], *args: object) -> None:
+    try:
+        verb(*args)
+    except ClientError as exc:
+        print(f"nova-lxd: undoing a part failed, too: {exc}", file=sys.stderr)
 
 
 def dump(client: LocalClient) -> Preseed:
     """The present configuration as a preseed."""
+    # A password is shown as true; written back, that would become the password.
     config = {k: v for k, v in client.get("/1.0")["config"].items() if isinstance(v, str)}
-    networks = [n for n in client.get("/1.0/networks?recursion=1") if n["managed"]]
+    networks = [
+        {**network, "project": "default"}
+        for network in client.get("/1.0/networks?recursion=1")
+        if network["managed"]
+    ]
     result: Preseed = {"config": config}
     sources = {
         "networks": networks,
@@ -193,7 +205,7 @@ def dump(client: LocalClient) -> Preseed:
         "profiles": client.get("/1.0/profiles?recursion=1"),
         "projects": client.get("/1.0/projects?recursion=1"),
     }
-    keep = ("name", "description", "config", "devices", "type", "driver")
+    keep = ("config", "description", "devices", "name", "type", "driver", "project")
     for noun, entries in sources.items():
         result[noun] = [{k: e[k] for k in keep if k in e} for e in entries]
     return result

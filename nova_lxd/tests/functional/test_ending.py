@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,6 @@ from nova_lxd.tests.functional.daemon import Daemon
 from nova_lxd.tests.functional.sandbox import wait_for
 
 LONG = "sleep 6; echo done"
-
-
-def admin(daemon: Daemon, *verb: str) -> subprocess.CompletedProcess[str]:
-    """Run an administrative verb, ours or real LXD's."""
-    own = [sys.executable, "-m", "nova_lxd.lxd.cli"]
-    return daemon.inside(*(["lxd"] if daemon.backend == "lxd" else own), *verb, check=False)
 
 
 @contextmanager
@@ -45,7 +38,7 @@ def test_shutdown_waits_for_running_operations(own: Daemon) -> None:
     own.lxc("launch", "busybox", "c1")
     with command(own, LONG) as running:
         asked = time.monotonic()
-        assert admin(own, "shutdown").returncode == 0
+        assert own.admin("shutdown").returncode == 0
         assert time.monotonic() - asked > 3
         assert running.communicate(timeout=20)[0] == "done\n"
         assert running.returncode == 0
@@ -54,7 +47,7 @@ def test_shutdown_waits_for_running_operations(own: Daemon) -> None:
 def test_forced_shutdown_does_not_wait(own: Daemon) -> None:
     own.lxc("launch", "busybox", "c1")
     with command(own, "sleep 100; echo done") as running:
-        assert admin(own, "shutdown", "--force").returncode == 0
+        assert own.admin("shutdown", "--force").returncode == 0
         assert "done" not in running.communicate(timeout=20)[0]
 
 
@@ -62,14 +55,14 @@ def test_shutdown_timeout_bounds_the_wait(own: Daemon) -> None:
     own.lxc("config", "set", "core.shutdown_timeout", "0")
     own.lxc("launch", "busybox", "c1")
     with command(own, "sleep 100; echo done") as running:
-        assert admin(own, "shutdown").returncode == 0
+        assert own.admin("shutdown").returncode == 0
         assert "done" not in running.communicate(timeout=20)[0]
 
 
 def test_shutdown_client_gives_up(own: Daemon) -> None:
     own.lxc("launch", "busybox", "c1")
     with command(own, LONG) as running:
-        given_up = admin(own, "shutdown", "--timeout", "1")
+        given_up = own.admin("shutdown", "--timeout", "1")
         assert given_up.returncode == 1 and "still runs" in given_up.stderr.replace(
             "LXD still running", "still runs"
         )

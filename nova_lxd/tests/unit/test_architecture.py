@@ -21,6 +21,7 @@ LONGEST_FUNCTION = 60
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("cli_init",),
+    ("cli_interview",),
     ("cli_client", "daemon"),
     ("api", "guest"),
     ("services", "metrics"),
