@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cloud import ini, tenancy, venv
+from cloud import ini, tempestimages, tenancy, venv
 from cloud.cli import open_cloud
 from cloud.context import REGION, Cloud, Section
 from cloud.errors import CloudError
@@ -85,6 +85,9 @@ def configuration(cloud: Cloud) -> dict[str, Section]:
                                     "ipv6": True},
         "volume": {"volume_size": 1, "storage_protocol": "nfs", "vendor_name": "Open Source"},
         "volume-feature-enabled": {"backup": False},
+        # What this project's own plug-in wants to know.
+        "lxd": {"image_files": str(tempestimages.prepare(cloud)),
+                "interceptors": cloud.settings.lxd == "real"},
     }
 
 
