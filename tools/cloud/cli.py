@@ -49,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--pool", choices=("dir", "btrfs"), help="storage of containers (default dir)")
     up.add_argument("--venv", type=Path, help="use this Python environment with OpenStack in it")
     up.add_argument("--external-subnet", metavar="CIDR", help="subnet of the floating IPs")
+    up.add_argument("--outbound", action=argparse.BooleanOptionalAction, default=None,
+                    help="guests reach the world, under the machine's address (default: yes)")
     up.add_argument("--no-server", action="store_true", help="do not create a first server")
     add_host = verbs.add_parser("add-host", help="add a compute host in namespaces of its own")
     add_host.add_argument("name", help="its name, for example two")
@@ -86,7 +88,7 @@ def prepare(arguments: argparse.Namespace, progress: Progress) -> Cloud:
         if unknown := set(settings.without) - set(OPTIONAL):
             raise CloudError(f"--without does not know {', '.join(sorted(unknown))}.",
                              remedy=f"choose from {', '.join(OPTIONAL)}")
-    for name in ("driver", "lxd", "pool", "external_subnet"):
+    for name in ("driver", "lxd", "pool", "external_subnet", "outbound"):
         if (value := getattr(arguments, name)) is not None:
             setattr(settings, name, value)
     if arguments.venv is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cloud import ovn, wsgi
+from cloud import outbound, ovn, wsgi
 from cloud.context import Cloud, Section
 from cloud.ini import write
 from cloud.services import Service
@@ -53,6 +53,7 @@ def configure(cloud: Cloud) -> tuple[Path, Path]:
         "securitygroup": {"enable_security_group": True},
         "ovn": {**ovn_section(cloud), "ovn_l3_scheduler": "leastloaded",
                 "ovn_metadata_enabled": True, "ovn_emit_need_to_frag": False,
+                "dns_servers": ",".join(outbound.resolvers()),
                 # The external network is on the first host alone, so all floating IPs are too.
                 "enable_distributed_floating_ip": False},
     })

@@ -13,6 +13,7 @@ from cloud import (
     mariadb,
     neutron,
     nova,
+    outbound,
     ovn,
     packages,
     placement,
@@ -24,8 +25,8 @@ from cloud.context import Cloud
 from cloud.steps import Step
 
 FAMILIES = (
-    venv, mariadb, rabbitmq, hosts, ovn, keystone, glance, placement, neutron, nova, cinder,
-    horizon, lxd, tenancy,
+    venv, mariadb, rabbitmq, hosts, ovn, outbound, keystone, glance, placement, neutron, nova,
+    cinder, horizon, lxd, tenancy,
 )
 
 

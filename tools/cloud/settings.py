@@ -71,6 +71,7 @@ class Settings:
     without: list[str] = field(default_factory=list)
     venv: str = ""
     external_subnet: str = ""
+    outbound: bool = True
     ports: dict[str, int] = field(default_factory=dict)
     passwords: dict[str, str] = field(default_factory=dict)
     hosts: list[HostRecord] = field(default_factory=list)

@@ -8,7 +8,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cloud import hosts, lxd, ovn, plan
+from cloud import hosts, lxd, outbound, ovn, plan
 from cloud.context import Cloud
 from cloud.errors import CloudError
 from cloud.host import mounts_below, processes_of
@@ -42,6 +42,7 @@ def down(cloud: Cloud, *, remove_instances: bool = False) -> None:
     if strays:
         print(f"ended what they had left running: {', '.join(sorted(set(strays)))}")
     remove_metadata_namespaces(cloud)
+    outbound.close_way(cloud)
 
 
 def stop_service(cloud: Cloud, name: str) -> str:
@@ -126,5 +127,7 @@ def leftovers(cloud: Cloud) -> list[str]:
     left = [f"mount {point}" for point in mounts_below(cloud.layout.state)]
     left += [f"network device {name}" for name in BRIDGES
              if Path("/sys/class/net", name).exists()]
+    if outbound.is_open(cloud):
+        left.append(f"nftables table {outbound.table(cloud)}")
     left += [f"process {pid} ({line[:60]})" for pid, line in processes_of(cloud.layout.state)]
     return left

@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +81,53 @@ def test_port_is_attached_and_detached(guest: Guest) -> None:
     world.api.compute.delete_server_interface(attached, server=server)
     eventually("the interface's removal", 30, lambda: interfaces(world, address) == before)
     world.ssh(address, "true")
+
+
+# Documentation's own subnet (RFC 5737) stands for the world.
+OUTSIDE, GATEWAY = "198.51.100.2", "198.51.100.1"
+ANSWER = ("import socket; s = socket.create_server(('', 7)); print('up', flush=True);"
+          "c, (who, _) = s.accept(); c.sendall(who.encode())")
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """A network namespace that stands for the world behind this machine."""
+    name = f"outside-{os.getpid()}"
+    link = f"out{os.getpid()}"
+    with ExitStack() as undo:
+        run("ip", "netns", "add", name)
+        undo.callback(run, "ip", "netns", "delete", name)
+        run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+        run("ip", "address", "add", f"{GATEWAY}/24", "dev", link)
+        run("ip", "link", "set", link, "up")
+        run("ip", "-n", name, "address", "add", f"{OUTSIDE}/24", "dev", "eth0")
+        run("ip", "-n", name, "link", "set", "eth0", "up")
+        run("ip", "-n", name, "route", "add", "default", "via", GATEWAY)
+        # What the quick start does for the interfaces of default routes.
+        Path(f"/proc/sys/net/ipv4/conf/{link}/forwarding").write_text("1")
+        yield name
+
+
+def run(*argv: str) -> None:
+    subprocess.run(argv, check=True)
+
+
+def test_guest_reaches_the_world_and_not_the_other_way(guest: Guest, outside: str) -> None:
+    world, _, address = guest
+    with subprocess.Popen(["ip", "netns", "exec", outside, "python3", "-c", ANSWER],
+                          stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None and server.stdout.readline() == b"up\n"
+            seen = world.ssh(
+                address, f"timeout 20 bash -c 'exec 3<>/dev/tcp/{OUTSIDE}/7; cat <&3'")
+            assert seen == GATEWAY, "the world sees the machine, not the guest"
+        finally:
+            server.kill()
+    knock = f"import socket; socket.create_connection(('{address}', 22), 3)"
+    done = subprocess.run(["ip", "netns", "exec", outside, "python3", "-c", knock], check=False,
+                          capture_output=True, text=True)
+    assert "TimeoutError" in done.stderr, "a stranger came in by the floating IP"
+    assert connects(address, 22), "the machine itself does"
 
 
 @pytest.mark.full
