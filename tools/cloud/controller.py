@@ -18,11 +18,12 @@ from typing import Protocol
 
 from cloud.errors import CloudError
 from cloud.host import MARK, processes_of
-from cloud.layout import SYSTEMD_UNITS, Layout, write_private
+from cloud.layout import REPOSITORY, SYSTEMD_UNITS, Layout, write_private
 from cloud.run import run
 from cloud.services import Condition, Service, base_environment, wait_until
 
 STOPPED = Condition("stopped")
+BOOT = "boot"
 
 
 class Controller(Protocol):
@@ -152,7 +153,11 @@ def end_orphans(layout: Layout) -> None:
 
 
 class SystemdController:
-    """One unit per service, named after the cloud; enabled, so that a reboot brings it back."""
+    """One unit per service, named after the cloud, and one that brings all up at boot.
+
+    The services' own units are not enabled: what a service needs besides others (mounts,
+    addresses, namespaces) is what 'up' makes, in its order.
+    """
 
     def __init__(self, layout: Layout, units: Path = SYSTEMD_UNITS) -> None:
         self._layout = layout
@@ -163,21 +168,24 @@ class SystemdController:
         return f"{self._layout.unit_prefix}{name}.service"
 
     def prepare(self) -> None:
-        return None
+        unit = self.unit_name(BOOT)
+        if write_private(self._units / unit, render_boot_unit(self._layout), mode=0o600):
+            self._systemctl("daemon-reload")
+        self._systemctl("enable", "--quiet", unit)
 
     def start(self, service: Service) -> None:
         unit = self.unit_name(service.name)
         write_private(self._layout.units / f"{service.name}.json", service.to_json())
         if write_private(self._units / unit, render_unit(service, self._layout), mode=0o600):
             self._systemctl("daemon-reload")
-        self._systemctl("enable", "--quiet", unit)
         self._systemctl("reset-failed", unit)
-        self._systemctl("restart", "--no-block", unit)
+        # Waited for: until its turn comes the old process would answer in the new one's place.
+        self._systemctl("restart", unit)
 
     def stop(self, name: str) -> None:
         unit = self.unit_name(name)
         if (self._units / unit).exists():
-            self._systemctl("disable", "--quiet", "--now", unit)
+            self._systemctl("stop", unit)
 
     def conditions(self) -> dict[str, Condition]:
         found = {}
@@ -215,11 +223,18 @@ class SystemdController:
         )
 
     def finish(self) -> list[str]:
-        for path in self._units.glob(f"{self._layout.unit_prefix}*.service"):
-            self._systemctl("disable", "--quiet", "--now", path.name)
-            path.unlink()
+        # Another cloud's units may begin with our prefix, but it has no record of ours.
+        for name in [BOOT, *(record.stem for record in self._layout.units.glob("*.json"))]:
+            path = self._units / self.unit_name(name)
+            if path.exists():
+                # The boot unit may be what runs us: it is not stopped.
+                self._systemctl("disable", "--quiet", *(("--now",) if name != BOOT else ()),
+                                path.name)
+                path.unlink()
         self._systemctl("daemon-reload")
-        return []
+        strays = [line.split()[0] for _, line in processes_of(self._layout.state) if line]
+        end_orphans(self._layout)
+        return strays
 
     def _systemctl(self, *arguments: str) -> str:
         return run(("systemctl", *arguments), log=self._log, timeout=180)
@@ -239,11 +254,24 @@ def render_unit(service: Service, layout: Layout) -> str:
         *(f"Environment={quote_value(f'{name}={value}')}" for name, value in environment.items()),
         f"StandardOutput=append:{service.log}", f"StandardError=append:{service.log}",
         f"KillMode={'process' if service.kill == 'process' else 'mixed'}",
-        f"TimeoutStopSec={service.stop_seconds:.0f}", "Restart=on-failure", "RestartSec=1",
-        "LimitNOFILE=65536", "Delegate=yes", "TasksMax=infinity",
-        "", "[Install]", "WantedBy=multi-user.target", "",
+        f"TimeoutStopSec={service.stop_seconds:.0f}", "Restart=always", "RestartSec=1",
+        "LimitNOFILE=65536", "Delegate=yes", "TasksMax=infinity", "",
     ]
     return "\n".join(lines)
+
+
+def render_boot_unit(layout: Layout) -> str:
+    """The unit that types 'up' when the machine has booted."""
+    command = (sys.executable, str(REPOSITORY / "quickstart"), "--state", str(layout.state), "up",
+               "--no-server")
+    log = layout.log / "boot.log"
+    return "\n".join([
+        "[Unit]", "Description=nova-lxd cloud: up at boot", "Wants=network-online.target",
+        "After=network-online.target local-fs.target", "", "[Service]", "Type=oneshot",
+        f"ExecStart={quote(command)}", "TimeoutStartSec=infinity",
+        f"StandardOutput=append:{log}", f"StandardError=append:{log}",
+        "", "[Install]", "WantedBy=multi-user.target", "",
+    ])
 
 
 def quote(argv: Sequence[str]) -> str:

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cloud.controller import SupervisorController, bring_up, render_unit
+from cloud.controller import (
+    SupervisorController,
+    SystemdController,
+    bring_up,
+    render_boot_unit,
+    render_unit,
+)
 from cloud.errors import CloudError
 from cloud.host import processes_of
 from cloud.layout import Layout
@@ -142,3 +148,28 @@ def test_unit_file_quotes_for_systemd(layout: Layout) -> None:
     assert 'ExecStart=/bin/echo "a b" 50%% "$$HOME" "say \\"hi\\""\n' in unit
     assert 'Environment="LIST={1, $2}"\n' in unit
     assert "KillMode=process\n" in unit
+
+
+def test_boot_unit_brings_up_this_cloud(layout: Layout) -> None:
+    unit = render_boot_unit(layout)
+    assert f"/quickstart --state {layout.state} up --no-server\n" in unit
+    assert "WantedBy=multi-user.target\n" in unit
+
+
+def test_finish_leaves_the_units_of_other_clouds(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default cloud's prefix begins the names of all others' units."""
+    units = tmp_path / "units"
+    units.mkdir()
+    controller = SystemdController(layout, units)
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(controller, "_systemctl", lambda *words: asked.append(words) or "")
+    controller.prepare()
+    controller.start(service(layout, "mine", "pass"))
+    other = units / controller.unit_name("abcdef-other")
+    other.write_text("[Service]")
+    controller.finish()
+    assert list(units.iterdir()) == [other]
+    assert ("enable", "--quiet", controller.unit_name("boot")) in asked
+    assert not any(other.name in words for words in asked)
