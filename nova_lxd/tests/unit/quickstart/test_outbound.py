@@ -32,7 +32,8 @@ def test_loopback_resolvers_are_of_no_use_to_guests(tmp_path: Path) -> None:
 
 def test_a_machine_that_was_no_router_serves_the_guests_alone() -> None:
     closed = outbound.rules("t", "172.24.4.0/24", ["eth0"])
-    assert closed.index('iifname "br-ex" accept') < closed.index('iifname "eth0" ct state new drop')
+    ours, others = 'iifname "br-ex" accept', 'iifname "eth0" ct state new drop'
+    assert closed.index(ours) < closed.index(others)
     assert 'iifname "eth0"' not in outbound.rules("t", "172.24.4.0/24", [])
 
 
