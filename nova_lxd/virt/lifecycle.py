@@ -7,6 +7,7 @@ Every step that changes the host pushes its undo; a failed spawn leaves nothing 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,6 +60,7 @@ class Lifecycle:
         power_on: bool,
     ) -> None:
         """Create the container and, with ``power_on``, start it once its ports are plugged."""
+        began = time.monotonic()
         name = guest.name(instance)
         network_info = network_info or []
         with contextlib.ExitStack() as undo:
@@ -74,8 +76,12 @@ class Lifecycle:
             undo.callback(quietly, self._drives.remove, instance)
             self._config_drive(instance, network_info, injected_files, admin_password)
             undo.callback(quietly, self.unplug, instance, network_info)
-            self._plug_and_start(instance, network_info, power_on)
+            waited = self._plug_and_start(instance, network_info, power_on)
             undo.pop_all()
+        took = time.monotonic() - began
+        LOG.info(
+            "Spawned in %.3f s, %.3f s of it waiting for Neutron", took, waited, instance=instance
+        )
 
     def config(self, instance: Any, flavor: Any) -> dict[str, str]:
         """Return the LXD config keys of an instance with a flavor on this host."""
@@ -120,13 +126,14 @@ class Lifecycle:
         device = guest.config_drive(self._drives.path(instance))
         self._instances.change(name, devices={"config-drive": device})
 
-    def _plug_and_start(self, instance: Any, network_info: Any, power_on: bool) -> None:
-        """Plug the ports, wait until Neutron has wired them, start.
+    def _plug_and_start(self, instance: Any, network_info: Any, power_on: bool) -> float:
+        """Plug the ports, wait until Neutron has wired them, start; the seconds of the wait.
 
         :raises nova.exception.VirtualInterfaceCreateException: Neutron did not say so in time
         """
         timeout = CONF.vif_plugging_timeout
         events = []
+        plugged = time.monotonic()
         if power_on and timeout:
             inactive = [vif for vif in network_info if vif.get("active", True) is False]
             events = [("network-vif-plugged", vif["id"]) for vif in inactive]
@@ -135,12 +142,15 @@ class Lifecycle:
                 instance, events, timeout=timeout, error_callback=_plug_failed
             ):
                 self.plug(instance, network_info)
+                plugged = time.monotonic()
         except nova_exception.InstanceEventTimeout:
             if CONF.vif_plugging_is_fatal:
                 raise nova_exception.VirtualInterfaceCreateException()
             LOG.warning("Starting without network-vif-plugged", instance=instance)
+        waited = time.monotonic() - plugged
         if power_on:
             self._instances.start(guest.name(instance))
+        return waited
 
     # -- ports ------------------------------------------------------------------------------
 
