@@ -35,6 +35,7 @@ DEBIAN = (
     "fuse2fs",
     "curl",
     "e2fsprogs",
+    "fdisk",
     "chromium",
     "chromium-driver",
     "kmod",

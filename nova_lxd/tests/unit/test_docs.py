@@ -154,7 +154,14 @@ def test_quota_specs_that_are_documented_are_read() -> None:
         for kind in ("read", "write", "total")
         for unit in ("bytes", "iops")
     }
-    read = set(re.findall(r'"(quota:cpu_\w+)"', source)) | disk
+    shaping = (REPOSITORY / "nova_lxd/virt/shaping.py").read_text(encoding="utf-8")
+    ports = {
+        f"quota:vif_{direction}_{kind}"
+        for direction in re.findall(r'_rate\(specs, "(\w+)"\)', shaping)
+        for kind in re.findall(r'f"quota:vif_\{direction\}_(\w+)"', shaping)
+    }
+    assert len(ports) == 6
+    read = set(re.findall(r'"(quota:cpu_\w+)"', source)) | disk | ports
     assert 'f"quota:disk_{ours}_bytes_sec"' in source and 'f"quota:disk_{ours}_iops_sec"' in source
     assert set(re.findall(r"``(quota:\w+)``", page)) == read
 

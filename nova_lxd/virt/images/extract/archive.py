@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import stat
+import struct
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from nova_lxd.virt.images.extract import ext4, partitions
+from nova_lxd.virt.images.extract import files, roots
 from nova_lxd.virt.images.extract.blocks import Blocks
 
 # The disk's own mounts mean nothing in a container, and would fail at its boot.
 FSTAB = b"# The root file system is the container's; others are attached by the cloud.\n"
 REPLACED = {"etc/fstab": FSTAB}
-LEFT_OUT = {"lost+found"}
+LEFT_OUT = {"lost+found", ".snapshots"}
 TYPES = {
     stat.S_IFREG: tarfile.REGTYPE,
     stat.S_IFDIR: tarfile.DIRTYPE,
@@ -24,68 +27,85 @@ TYPES = {
 }  # device nodes and sockets are the container manager's business
 
 
-def find_root(disk: Blocks) -> ext4.FileSystem:
-    """Return the file system that holds a root.
+def find_root(disk: Blocks) -> roots.Root:
+    """Return the root file system of a disk, with what is mounted below it.
 
     :raises ValueError: there is none that is read here; says what was found
     """
-    seen = []
-    for part in partitions.parts(disk):
-        if not ext4.is_ext(part):
-            seen.append(partitions.other_content(part))
-            continue
-        system = ext4.FileSystem(part)
-        names = {name for name, _ in system.entries(system.inode(ext4.ROOT_INODE))}
-        if b"etc" in names and names & {b"usr", b"bin", b"sbin"}:
-            return system
-    others = sorted({name for name in seen if name})
-    found = f"; found: {', '.join(others)}" if others else ""
-    raise ValueError(f"no partition holds a root file system of the kind ext2, ext3, ext4{found}")
+    with _broken():
+        return roots.find(disk)
+
+
+@contextlib.contextmanager
+def _broken() -> Iterator[None]:
+    """A structure that ends too early, or points outside, is a broken file system."""
+    try:
+        yield
+    except (struct.error, IndexError, OverflowError) as e:
+        raise ValueError(f"a file system of the image is broken: {e}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A file: its path in the archive, and what holds it.
+
+    :param volume: number of the file system, or subvolume, among those of the archive
+    """
+
+    path: str
+    volume: int
+    number: Any
 
 
 class Writer:
-    """Writes one file system into an archive.
+    """Writes one root into an archive.
 
     :param limit: bytes of file content at which it gives up
     """
 
-    def __init__(self, system: ext4.FileSystem, target: BinaryIO, limit: int) -> None:
-        self._system = system
+    def __init__(self, root: roots.Root, target: BinaryIO, limit: int) -> None:
+        self._volumes = [root.system, *root.mounts.values()]
+        self._mounts = {path: index for index, path in enumerate(root.mounts, 1)}
         self._archive = tarfile.open(  # noqa: SIM115
             fileobj=target, mode="w|", format=tarfile.PAX_FORMAT
         )
         self._left = limit
-        self._links: dict[int, str] = {}
-        self._directories: set[int] = set()
+        self._links: dict[tuple[int, Any], str] = {}
+        self._directories: set[tuple[int, Any]] = set()
 
     def write(self) -> None:
         """Write everything.
 
         :raises ValueError: the file system is broken or too large
         """
-        pending = [("", ext4.ROOT_INODE)]
-        while pending:
-            path, number = pending.pop()
-            inode = self._system.inode(number)
-            if stat.S_ISDIR(inode.mode):
-                if number in self._directories:
-                    raise ValueError(f"the directory '{path}' is reached twice")
-                self._directories.add(number)
-                pending += self._children(path, inode)
-            if path:
-                self._add(path, inode)
-        self._archive.close()
+        with _broken():
+            pending = [_Place("", 0, self._volumes[0].root)]
+            while pending:
+                place = pending.pop()
+                inode = self._volumes[place.volume].inode(place.number)
+                if stat.S_ISDIR(inode.mode):
+                    if (place.volume, place.number) in self._directories:
+                        raise ValueError(f"the directory '{place.path}' is reached twice")
+                    self._directories.add((place.volume, place.number))
+                    pending += self._children(place, inode)
+                if place.path:
+                    self._add(place, inode)
+            self._archive.close()
 
-    def _children(self, path: str, inode: ext4.Inode) -> Iterator[tuple[str, int]]:
-        for name, number in self._system.entries(inode):
+    def _children(self, place: _Place, inode: files.Inode) -> Iterator[_Place]:
+        for name, number in self._volumes[place.volume].entries(inode):
             text = name.decode(errors="surrogateescape")
-            if not text or "/" in text or "\0" in text:
-                raise ValueError(f"the directory '{path}' has an impossible name")
-            child = f"{path}/{text}" if path else text
-            if child not in LEFT_OUT:
-                yield child, number
+            if not text or "/" in text or "\0" in text or text in (".", ".."):
+                raise ValueError(f"the directory '{place.path}' has an impossible name")
+            child = f"{place.path}/{text}" if place.path else text
+            mounted = self._mounts.get(child)
+            if mounted is not None:
+                yield _Place(child, mounted, self._volumes[mounted].root)
+            elif child not in LEFT_OUT:
+                yield _Place(child, place.volume, number)
 
-    def _add(self, path: str, inode: ext4.Inode) -> None:
+    def _add(self, place: _Place, inode: files.Inode) -> None:
+        path, system, key = place.path, self._volumes[place.volume], (place.volume, place.number)
         kind = TYPES.get(stat.S_IFMT(inode.mode))
         if kind is None:
             return
@@ -95,14 +115,14 @@ class Writer:
         member.mtime = max(0, inode.mtime)
         member.type = kind
         member.pax_headers = _pax(inode.xattrs)
-        if kind != tarfile.DIRTYPE and inode.number in self._links:
-            member.type, member.linkname = tarfile.LNKTYPE, self._links[inode.number]
+        if kind != tarfile.DIRTYPE and key in self._links:
+            member.type, member.linkname = tarfile.LNKTYPE, self._links[key]
             self._archive.addfile(member)
             return
         if inode.links > 1:
-            self._links[inode.number] = path
+            self._links[key] = path
         if kind == tarfile.SYMTYPE:
-            member.linkname = self._system.symlink(inode).decode(errors="surrogateescape")
+            member.linkname = system.symlink(inode).decode(errors="surrogateescape")
         if kind != tarfile.REGTYPE:
             self._archive.addfile(member)
             return
@@ -114,7 +134,7 @@ class Writer:
         if self._left < 0:
             raise ValueError("its files are larger than [lxd]image_max_unpacked_gb")
         member.size = inode.size
-        self._archive.addfile(member, _Reader(self._system.content(inode)))
+        self._archive.addfile(member, _Reader(system.content(inode)))
 
 
 class _Reader(io.RawIOBase):

@@ -6,8 +6,10 @@ from __future__ import annotations
 import dataclasses
 import stat
 import struct
+import uuid
 from collections.abc import Iterator
 
+from nova_lxd.virt.images.extract import files
 from nova_lxd.virt.images.extract.blocks import Part
 
 MAGIC = 0xEF53
@@ -40,23 +42,15 @@ XATTR_PREFIXES = {1: "user.", 4: "trusted.", 6: "security.", 7: "system."}
 
 
 @dataclasses.dataclass(frozen=True)
-class Inode:
-    """What is kept of a file but its content."""
+class Inode(files.Inode):
+    """An inode with where its content is."""
 
-    number: int
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    links: int
     flags: int
     block: bytes
     blocks: int
-    xattrs: dict[str, bytes]
 
 
-def is_ext(part: Part) -> bool:
+def is_here(part: Part) -> bool:
     """Tell whether a partition holds one of the family."""
     return part.size > 2048 and struct.unpack("<H", part.read_at(1024 + 0x38, 2))[0] == MAGIC
 
@@ -92,6 +86,17 @@ class FileSystem:
             raise ValueError("the file system's superblock is broken")
         self._table = (first_data + 1) * self.block_size
         self.size = blocks_low * self.block_size
+        self.root = ROOT_INODE
+        self.uuid = str(uuid.UUID(bytes=block[0x68:0x78]))
+        self.label = block[0x78:0x88].split(b"\0")[0].decode(errors="replace")
+
+    def roots(self) -> list[FileSystem]:
+        """Return itself."""
+        return [self]
+
+    def subvolume(self, options: dict[str, str]) -> FileSystem:
+        """Return itself: there are no subvolumes."""
+        return self
 
     # -- inodes -----------------------------------------------------------------------------
 
@@ -127,8 +132,8 @@ class FileSystem:
                 raise ValueError(f"the extended attributes of inode {number} are broken")
             xattrs |= _xattrs(raw_block, 32, 0)
         return Inode(
-            number, mode, uid | uid_high << 16, gid | gid_high << 16, size, mtime, links, flags,
-            raw[0x28:0x64], blocks, xattrs,
+            number, mode, uid | uid_high << 16, gid | gid_high << 16, size, mtime, links, xattrs,
+            flags, raw[0x28:0x64], blocks,
         )  # fmt: skip
 
     def _inner_xattrs(self, raw: bytes) -> dict[str, bytes]:
@@ -152,21 +157,21 @@ class FileSystem:
             start = logical * self.block_size
             if start < done or count < 0:
                 raise ValueError(f"the blocks of inode {inode.number} are not in order")
-            yield from _zeros(min(start, inode.size) - done)
+            yield from files.zeros(min(start, inode.size) - done)
             done = min(start, inode.size)
             length = min(count * self.block_size, inode.size - done)
             if physical is None:
-                yield from _zeros(length)
+                yield from files.zeros(length)
             else:
                 yield from self._pieces(physical * self.block_size, length)
             done += length
-        yield from _zeros(inode.size - done)
+        yield from files.zeros(inode.size - done)
 
     def symlink(self, inode: Inode) -> bytes:
         """Return a symbolic link's target."""
         if inode.size < 60 and not inode.flags & (FLAG_EXTENTS | FLAG_INLINE):
             return inode.block[: inode.size]
-        if inode.size > 4096:
+        if inode.size > files.MAX_SYMLINK:
             raise ValueError(f"the symbolic link {inode.number} is too long")
         return b"".join(self.content(inode))
 
@@ -238,13 +243,6 @@ class FileSystem:
         for (child,) in struct.iter_unpack("<I", self._block(pointer)):
             yield from self._indirect(child, level - 1, logical)
             logical += below
-
-
-def _zeros(length: int) -> Iterator[bytes]:
-    while length > 0:
-        count = min(length, 1 << 20)
-        yield bytes(count)
-        length -= count
 
 
 def _entries(chunk: bytes) -> Iterator[tuple[bytes, int]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import uuid
 
 from nova_lxd.virt.images.extract.blocks import Blocks, Part
 
@@ -15,8 +16,6 @@ ENTRY_SIZES = range(128, 4097)
 
 # What else may be found, to name it: (offset, magic, name)
 OTHER_CONTENT = (
-    (0, b"XFSB", "xfs"),
-    (0x10040, b"_BHRfS_M", "btrfs"),
     (0x218, b"LVM2 001", "LVM"),
     (0, b"LUKS\xba\xbe", "LUKS"),
     (3, b"NTFS    ", "NTFS"),
@@ -55,20 +54,24 @@ def _gpt(disk: Blocks) -> list[Part]:
         entry = disk.read_at(table * SECTOR + index * size, 48)
         first, last = struct.unpack_from("<QQ", entry, 32)
         if entry[:16] != bytes(16) and first <= last:
-            found += _inside(disk, first * SECTOR, (last - first + 1) * SECTOR)
+            name = str(uuid.UUID(bytes_le=entry[16:32]))
+            length = (last - first + 1) * SECTOR
+            found += _inside(disk, first * SECTOR, length, index + 1, name)
     return found
 
 
 def _mbr(disk: Blocks, sector: bytes) -> list[Part]:
     found = []
+    (signature,) = struct.unpack_from("<I", sector, 440)
     for index in range(4):
         kind = sector[446 + index * 16 + 4]
         start, count = struct.unpack_from("<II", sector, 446 + index * 16 + 8)
         if kind and count:
-            found += _inside(disk, start * SECTOR, count * SECTOR)
+            name = f"{signature:08x}-{index + 1:02x}"
+            found += _inside(disk, start * SECTOR, count * SECTOR, index + 1, name)
     return found
 
 
-def _inside(disk: Blocks, start: int, size: int) -> list[Part]:
+def _inside(disk: Blocks, start: int, size: int, number: int, name: str) -> list[Part]:
     """Return the partition when it lies within the disk."""
-    return [Part(disk, start, size)] if start + size <= disk.size else []
+    return [Part(disk, start, size, number, name)] if start + size <= disk.size else []

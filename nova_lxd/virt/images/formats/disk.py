@@ -11,21 +11,20 @@ import subprocess
 import sys
 from typing import Any
 
-from nova_lxd.virt.images.extract import ext4, partitions
+from nova_lxd.virt.images.extract import partitions, roots
 from nova_lxd.virt.images.extract.__main__ import UNUSABLE
-from nova_lxd.virt.images.extract.blocks import QCOW2_MAGIC
+from nova_lxd.virt.images.extract.blocks import QCOW2_MAGIC, Part, Raw
 from nova_lxd.virt.images.upload import Upload, split
-
-EXT_MAGIC_AT = 1024 + 0x38
 
 
 def matches(head: bytes, path: pathlib.Path) -> bool:
-    """Tell by qcow2's magic, a partition table, or an ext superblock without one."""
-    return (
-        head.startswith(QCOW2_MAGIC)
-        or head[510:512] == partitions.MBR_SIGNATURE
-        or head[EXT_MAGIC_AT : EXT_MAGIC_AT + 2] == ext4.MAGIC.to_bytes(2, "little")
-    )
+    """Tell by qcow2's magic, a partition table, or a file system without one."""
+    if head.startswith(QCOW2_MAGIC) or head[510:512] == partitions.MBR_SIGNATURE:
+        return True
+    with path.open("rb") as source:
+        disk = Raw(source)
+        whole = Part(disk, 0, disk.size)
+        return any(module.is_here(whole) for module in roots.KINDS.values())
 
 
 def prepare(path: pathlib.Path, work: pathlib.Path, conf: Any) -> Upload:

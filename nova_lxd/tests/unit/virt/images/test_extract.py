@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pathlib
@@ -16,7 +15,8 @@ import tarfile
 
 import pytest
 
-from nova_lxd.virt.images.extract import archive, blocks, ext4, partitions
+from nova_lxd.tests.unit.virt.images import trees
+from nova_lxd.virt.images.extract import archive, blocks, ext4, partitions, roots
 from nova_lxd.virt.images.extract.__main__ import UNUSABLE
 
 NEEDED = ("mke2fs", "qemu-img", "debugfs")
@@ -37,25 +37,8 @@ def run(*command: object) -> None:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A root with every kind of entry that an archive carries."""
     top = tmp_path_factory.mktemp("tree")
-    generator = random.Random(7)
-    for name in ("etc", "usr/bin", "many", "var/empty"):
-        (top / name).mkdir(parents=True)
-    (top / "etc/fstab").write_text("LABEL=root / ext4 defaults 0 1\n")
-    (top / "etc/os-release").write_text("ID=test\n")
-    (top / "usr/bin/tool").write_bytes(generator.randbytes(MIB + 17))
-    (top / "usr/bin/tool").chmod(0o4755)
-    os.link(top / "usr/bin/tool", top / "usr/bin/alias")
-    (top / "etc/short").symlink_to("os-release")
-    (top / "etc/long").symlink_to("/" + "x" * 200)
-    (top / "tiny").write_bytes(b"tiny")
-    (top / "empty").write_bytes(b"")
-    with (top / "sparse").open("wb") as sparse:
-        sparse.seek(5 * MIB)
-        sparse.write(b"end")
-    for index in range(700):  # enough for a hashed directory
-        (top / f"many/a-rather-long-file-name-{index}").write_bytes(b"%d" % index)
+    trees.build(top)
     return top
 
 
@@ -64,7 +47,9 @@ def make(tree: pathlib.Path, target: pathlib.Path, *options: str) -> pathlib.Pat
     system = target.with_suffix(".fs")
     system.unlink(missing_ok=True)
     run("mke2fs", "-q", "-F", "-d", tree, *options, system, "48M")
-    run("debugfs", "-w", "-R", 'ea_set /usr/bin/tool security.capability "cap\\001\\200"', system)
+    value = target.with_suffix(".value")
+    value.write_bytes(trees.CAPABILITY)
+    run("debugfs", "-w", "-R", f"ea_set -f {value} /usr/bin/tool security.capability", system)
     content = system.read_bytes()
     with target.open("wb") as disk:
         disk.truncate(START + len(content) + MIB)
@@ -83,39 +68,6 @@ def make(tree: pathlib.Path, target: pathlib.Path, *options: str) -> pathlib.Pat
     return target
 
 
-def extract(disk: pathlib.Path) -> tarfile.TarFile:
-    buffer = io.BytesIO()
-    with disk.open("rb") as source:
-        system = archive.find_root(blocks.open_disk(source))
-        archive.Writer(system, buffer, 1 << 30).write()
-    buffer.seek(0)
-    return tarfile.open(fileobj=buffer)
-
-
-def check_same(tree: pathlib.Path, found: tarfile.TarFile) -> None:
-    members = {member.name: member for member in found.getmembers()}
-    expected = {str(path.relative_to(tree)) for path in tree.rglob("*")}
-    assert set(members) == expected
-    for name, member in members.items():
-        path = tree / name
-        assert member.mode == path.lstat().st_mode & 0o7777 or member.issym(), name
-        assert (member.uid, member.gid) == (path.lstat().st_uid, path.lstat().st_gid)
-        assert member.mtime == int(path.lstat().st_mtime)
-        if member.issym():
-            assert member.linkname == str(path.readlink())
-        elif path.is_file() and name != "etc/fstab":
-            data = found.extractfile(member).read()
-            assert hashlib.sha256(data).digest() == hashlib.sha256(path.read_bytes()).digest(), (
-                name
-            )
-    assert found.extractfile("etc/fstab").read() == archive.FSTAB
-    links = [name for name in ("usr/bin/tool", "usr/bin/alias") if members[name].islnk()]
-    assert len(links) == 1
-    headers = members["usr/bin/alias"].pax_headers | members["usr/bin/tool"].pax_headers
-    value = headers["SCHILY.xattr.security.capability"]
-    assert value.encode(errors="surrogateescape") == b"cap\x01\x80"
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -130,7 +82,7 @@ def check_same(tree: pathlib.Path, found: tarfile.TarFile) -> None:
 def test_file_system_comes_out_as_it_went_in(
     tree: pathlib.Path, tmp_path: pathlib.Path, options: tuple[str, ...]
 ) -> None:
-    check_same(tree, extract(make(tree, tmp_path / "disk.raw", *options)))
+    trees.check_same(tree, trees.extract(make(tree, tmp_path / "disk.raw", *options)))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +100,7 @@ def test_qcow2(
 ) -> None:
     image = tmp_path / "disk.qcow2"
     run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, image)
-    check_same(tree, extract(image))
+    trees.check_same(tree, trees.extract(image))
 
 
 def test_child_process_writes_the_archive(raw: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -170,7 +122,7 @@ def test_backing_file_is_refused(raw: pathlib.Path, tmp_path: pathlib.Path) -> N
     image = tmp_path / "child.qcow2"
     run("qemu-img", "create", "-f", "qcow2", "-b", raw, "-F", "raw", image)
     with pytest.raises(ValueError, match="backing file"):
-        extract(image)
+        trees.extract(image)
 
 
 def test_unreplayed_journal_is_refused(raw: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -179,14 +131,14 @@ def test_unreplayed_journal_is_refused(raw: pathlib.Path, tmp_path: pathlib.Path
     data[START + 1024 + 0x60] |= 0x4
     image.write_bytes(data)
     with pytest.raises(ValueError, match="journal"):
-        extract(image)
+        trees.extract(image)
 
 
 def test_other_file_system_is_named(tmp_path: pathlib.Path) -> None:
-    image = tmp_path / "xfs.raw"
-    image.write_bytes(b"XFSB" + bytes(1 * MIB))
-    with pytest.raises(ValueError, match="found: xfs"):
-        extract(image)
+    image = tmp_path / "luks.raw"
+    image.write_bytes(b"LUKS\xba\xbe" + bytes(1 * MIB))
+    with pytest.raises(ValueError, match="found: LUKS"):
+        trees.extract(image)
 
 
 def test_damaged_images_end_in_a_refusal_only(raw: pathlib.Path) -> None:
@@ -202,7 +154,7 @@ def test_damaged_images_end_in_a_refusal_only(raw: pathlib.Path) -> None:
         try:
             part = blocks.Part(blocks.Raw(io.BytesIO(data)), START, len(data) - START - MIB)
             system = ext4.FileSystem(part)
-            archive.Writer(system, io.BytesIO(), 1 << 26).write()
+            archive.Writer(roots.Root(system), io.BytesIO(), 1 << 26).write()
         except ValueError:
             refused += 1
     assert refused > 0
