@@ -237,6 +237,12 @@ def _exist(path: Path) -> list[Range]:
     return [Range(int(first), int(size)) for first, _, size in rows]
 
 
+def inside_container(proc: Path = Path("/proc/self")) -> bool:
+    """Is this process's user namespace another than the host's first one?"""
+    everything = Range(0, _MAX_ID)  # the last number means "none"
+    return _exist(proc / "uid_map") != [everything]
+
+
 def host_range(
     subuid: Path = Path("/etc/subuid"),
     subgid: Path = Path("/etc/subgid"),

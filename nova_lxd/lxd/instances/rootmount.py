@@ -32,6 +32,12 @@ def mount(source: Path, target: Path, ids: Idmap, *, readonly: bool) -> None:
                 f"Mounting the root of the instance from {source} failed: its file system cannot "
                 "be idmapped; use a pool on btrfs, ext4 or xfs, or security.privileged"
             ) from exc
+        if exc.errno == errno.EPERM and ids and idmap.inside_container():
+            raise InternalError(
+                f"Mounting the root of the instance from {source} failed: inside a container no "
+                "file system can be idmapped; set security.privileged, with which the instance's "
+                "root is this container's own, unprivileged one"
+            ) from exc
         raise InternalError(
             f"Mounting the root of the instance from {source} failed: {exc.strerror}"
         ) from exc

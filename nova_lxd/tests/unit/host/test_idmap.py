@@ -18,6 +18,7 @@ from nova_lxd.lxd.host.idmap import (
     Range,
     default_map,
     host_range,
+    inside_container,
     isolated_base,
     parse_raw_idmap,
 )
@@ -134,6 +135,13 @@ def test_host_range_inside_a_container(tmp_path: Path) -> None:
     (tmp_path / "gid_map").write_text("0 100000 65536\n")
     with pytest.raises(InternalError, match="exist"):
         host_range(missing, missing, tmp_path)
+
+
+def test_inside_container(tmp_path: Path) -> None:
+    (tmp_path / "uid_map").write_text("         0          0 4294967295\n")
+    assert not inside_container(tmp_path)
+    (tmp_path / "uid_map").write_text("0 100000 65536\n")
+    assert inside_container(tmp_path)
 
 
 def test_default_map_is_the_whole_range() -> None:
