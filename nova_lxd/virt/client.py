@@ -282,6 +282,7 @@ def _translate(
     """Make the Nova exception that the status asks for; LXD's sentence goes along."""
     status = error.response.status_code
     kind = {
+        400: exception.LXDRefused,
         404: exception.LXDNotFound,
         409: exception.LXDConflict,
         412: exception.LXDConflict,

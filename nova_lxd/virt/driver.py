@@ -172,16 +172,22 @@ class LXDDriver(driver.ComputeDriver):
     ) -> None:
         # the metadata service and the config drive tell the tags; the manager saves the instance
         instance.device_metadata = tags.device_metadata(context, instance)
-        self.lifecycle.spawn(
-            context,
-            instance,
-            _image_id(instance, image_meta),
-            injected_files,
-            admin_password,
-            network_info,
-            block_device_info,
-            power_on,
-        )
+        try:
+            self.lifecycle.spawn(
+                context,
+                instance,
+                _image_id(instance, image_meta),
+                injected_files,
+                admin_password,
+                network_info,
+                block_device_info,
+                power_on,
+            )
+        except (nova_exception.InstanceDeployFailure, exception.LXDRefused) as e:
+            # Not a matter of this try: the owner reads the reason, and not that hosts ran out.
+            raise nova_exception.BuildAbortException(
+                instance_uuid=instance.uuid, reason=e.format_message()
+            )
 
     def destroy(
         self,

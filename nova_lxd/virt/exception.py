@@ -28,6 +28,10 @@ class LXDError(exception.NovaException):
         self.metadata = metadata or {}
 
 
+class LXDRefused(LXDError):
+    """LXD answered 400: it cannot or may not do what was asked, now or later."""
+
+
 class LXDNotFound(LXDError):
     """LXD answered 404."""
 

@@ -62,22 +62,19 @@ class ExtraSpecsTest(base.LXDTest):
     @testtools.skipUnless(CONF.lxd.allow_nesting, "The operator forbids nesting.")
     def test_nesting(self) -> None:
         """A nested container's own /proc can be mounted with nesting, and not without."""
-        resources = self.get_test_validation_resources(self.os_primary)
-        _, inside = self.boot_guest(resources, flavor=self.flavor(lxd__nesting="true"))
+        inside = self.boot_own_guest(flavor=self.flavor(lxd__nesting="true"))
         self.assertFalse(inside.refused(NESTED))
 
     @decorators.idempotent_id("d4a1b7c0-93f2-4d6b-8a2f-6c5e4f3d2cb6")
     def test_without_nesting(self) -> None:
         """The counterpart: see test_nesting."""
-        resources = self.get_test_validation_resources(self.os_primary)
-        _, inside = self.boot_guest(resources, flavor=self.flavor())
+        inside = self.boot_own_guest(flavor=self.flavor())
         self.assertTrue(inside.refused(NESTED))
 
     @decorators.idempotent_id("f5d8e1b3-7b0c-4e57-9b7a-8d7f6e5c4dc7")
     def test_processes(self) -> None:
         """More processes than allowed cannot be started; the guest lives on."""
-        resources = self.get_test_validation_resources(self.os_primary)
-        _, inside = self.boot_guest(resources, flavor=self.flavor(lxd__processes="60"))
+        inside = self.boot_own_guest(flavor=self.flavor(lxd__processes="60"))
         many = "import subprocess as s; p = [s.Popen(['sleep', '9']) for _ in range(60)]"
         self.assertTrue(inside.refused(f'python3 -c "{many}"'))
         self.assertFalse(inside.refused("true"))
