@@ -14,8 +14,12 @@ from nova_lxd.virt import metadata
 
 CONF = nova.conf.CONF
 
-# The object accepts the names of five drivers only, on the API hosts too; the nearest one.
+# Nova's enumeration has five names and lxd is none of them. It is checked where the object is
+# read, on the API hosts, as well, and the API promises its users one of those names: a name of our
+# own, or none, would make an error of each answer. So this is the nearest, of the driver that knows
+# LXC as well, and ``hypervisor`` tells what it is.
 DRIVER = "libvirt"
+HYPERVISOR = "lxd"
 
 
 def legacy(state: dict[str, Any]) -> dict[str, int]:
@@ -42,7 +46,7 @@ def standard(instance: Any, state: dict[str, Any], power: int) -> diagnostics.Di
     result = diagnostics.Diagnostics(
         state=power_state.STATE_MAP[power],
         driver=DRIVER,
-        hypervisor="lxd",
+        hypervisor=HYPERVISOR,
         hypervisor_os="linux",
         config_drive=metadata.wanted(instance),
     )

@@ -130,3 +130,16 @@ def test_file_added_to_a_wheel_is_recorded(tmp_path: pathlib.Path) -> None:
         assert archive.read("hook.pth") == b"import x\n"
         line = archive.read("x.dist-info/RECORD").decode().splitlines()[-1]
     assert line.startswith("hook.pth,sha256=") and line.endswith(",9")
+
+
+def test_driver_name_in_diagnostics_is_one_that_nova_accepts() -> None:
+    """The day Nova knows this driver's own name, this fails and the borrowed one can go."""
+    from nova.api.openstack.compute.schemas import server_diagnostics
+    from nova.objects import fields
+
+    from nova_lxd.virt import diagnostics
+
+    shown = server_diagnostics.index_response_v248["properties"]["driver"]["enum"]
+    for names in (fields.HypervisorDriver.ALL, shown):
+        assert diagnostics.DRIVER in names
+        assert diagnostics.HYPERVISOR not in names
