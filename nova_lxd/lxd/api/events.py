@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -12,6 +13,9 @@ from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.errors import BadRequest, Forbidden
 from nova_lxd.lxd.events import Listener
+
+#: The open sockets of an application; nobody but the server's end closes those of quiet clients.
+OPEN: web.AppKey[weakref.WeakSet[web.WebSocketResponse]] = web.AppKey("event sockets")
 
 _TYPES = ("logging", "operation", "lifecycle")
 
@@ -33,6 +37,7 @@ async def get_events(request: Request) -> web.StreamResponse:
     if not socket.can_prepare(request.http):
         raise BadRequest("websocket: not a websocket handshake")
     await socket.prepare(request.http)
+    request.http.app[OPEN].add(socket)
     # The log and the server's own operations (whose metadata may be a join token) are not for
     # clients that are restricted to some projects; neither is of a project.
     listener = request.services.events.listen(
@@ -49,6 +54,14 @@ async def get_events(request: Request) -> web.StreamResponse:
         with contextlib.suppress(asyncio.CancelledError, ConnectionError):
             await sender
     return socket
+
+
+async def close_all(app: web.Application) -> None:
+    """Tell every listener that the server goes; it would wait for them otherwise."""
+    sockets = app[OPEN]
+    for socket in list(sockets):
+        with contextlib.suppress(ConnectionError):
+            await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
 
 
 async def _send(socket: web.WebSocketResponse, listener: Listener) -> None:

@@ -10,13 +10,14 @@ import logging
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from aiohttp import web
 
 from nova_lxd.lxd.addresses import DEFAULT_PORT, METRICS_PORT
-from nova_lxd.lxd.api import envelope, tls
+from nova_lxd.lxd.api import envelope, events, tls
 from nova_lxd.lxd.api.auth import identify
 from nova_lxd.lxd.api.listener import HttpsListener
 from nova_lxd.lxd.api.request import Request
@@ -61,6 +62,8 @@ class Server:
             app.router.add_route(entry.method, entry.path, self._handler(entry))
         app.router.add_route("*", "/{tail:.*}", self._not_found)
         app.on_response_prepare.append(self._allow_origin)
+        app[events.OPEN] = weakref.WeakSet()
+        app.on_shutdown.append(events.close_all)
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         self._runners.append(runner)

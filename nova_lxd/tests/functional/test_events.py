@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,6 +96,14 @@ def test_lifecycle_of_an_instance_in_order(daemon: Daemon) -> None:
     assert created["metadata"]["source"] == "/1.0/instances/ev"
     stamps = [e["timestamp"][:23] for e in monitor.events if e["metadata"]["action"] in wanted]
     assert stamps == sorted(stamps)
+
+
+def test_a_listener_does_not_hold_up_the_end_of_the_daemon(bare: Daemon) -> None:
+    with listening(bare, "--type=lifecycle"):
+        began = time.monotonic()
+        bare.stop()
+        assert time.monotonic() - began < 15
+        bare.start()
 
 
 def test_operation_events(daemon: Daemon) -> None:
