@@ -25,7 +25,7 @@ MAX_LOOP_DEPTH = 2
 MAX_NODES = 20_000
 #: What one rendering may make: a character or an element of a list costs one.
 BUDGET = 4 * MAX_OUTPUT
-_TURN = 16  # what one turn of a loop costs
+_TURN = 64  # what one turn of a loop costs
 _CACHED_LENGTH = 64 * 1024
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.errors import BadRequest, NoSpace
 from nova_lxd.lxd.host import syscalls
 from nova_lxd.lxd.images.metadata import load_yaml
 from nova_lxd.lxd.storage.volume import ROOTFS
@@ -126,6 +126,7 @@ def apply(
     """Render every template that one of the triggers (create, copy, rename, start) asks for.
 
     :raises BadRequest: a template is missing, cannot be rendered, or its target leaves the tree.
+    :raises NoSpace: the disk is full.
     """
     for trigger in triggers:
         for template in templates:
@@ -202,10 +203,18 @@ def _write(root: Path, target: str, create_only: bool, content: Callable[[], byt
         os.close(top)
     if fd is None:
         return
-    with os.fdopen(fd, "wb") as file:
-        data = content()
-        file.truncate(0)
-        file.write(data)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            data = content()
+            file.truncate(0)
+            file.write(data)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpace(
+            f"Applying a template to {target[:128]!r} failed: the pool or the volume's size limit"
+            " is full"
+        ) from exc
 
 
 def _parent(top: int, parts: Sequence[str]) -> int:

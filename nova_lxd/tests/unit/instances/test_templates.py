@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
 
 import pytest
 
-from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.errors import BadRequest, NoSpace
 from nova_lxd.lxd.instances import templates
 
 METADATA = """
@@ -54,6 +56,20 @@ def test_replaces_longer_content(tmp_path: Path) -> None:
     (volume / "rootfs/etc/hostname").write_text("x" * 1000)
     apply(volume, "copy")
     assert (volume / "rootfs/etc/hostname").read_text() == "c1 hello"
+
+
+def test_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.FileIO):
+        def write(self, _data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    volume = make_volume(tmp_path)
+    opened = templates.os.fdopen
+    monkeypatch.setattr(
+        templates.os, "fdopen", lambda fd, mode: opened(fd, mode) if mode == "rb" else Full(fd, mode)
+    )
+    with pytest.raises(NoSpace, match="/etc/hostname"):
+        apply(volume, "create")
 
 
 def test_create_only_leaves_what_is_there(tmp_path: Path) -> None:
