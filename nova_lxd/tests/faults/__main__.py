@@ -17,18 +17,26 @@ from collections import Counter
 from pathlib import Path
 
 from nova_lxd.tests.faults.audit import Audit
-from nova_lxd.tests.faults.injectors import INJECTORS, POOL
-from nova_lxd.tests.faults.worker import Worker
+from nova_lxd.tests.faults.calls import Caller
+from nova_lxd.tests.faults.follower import Follower
+from nova_lxd.tests.faults.injectors import INJECTORS, POOL, Subject
+from nova_lxd.tests.faults.worker import ADDRESS, PLAIN, Worker
 from nova_lxd.tests.functional.conftest import build_image
 from nova_lxd.tests.functional.daemon import Daemon
+from nova_lxd.tests.fuzz.proxy import Proxy
 
 _POOL_SIZE = "512MiB"
 _JOIN_SECONDS = 120.0
 
 
 def furnish(daemon: Daemon) -> None:
-    """A small btrfs pool that can be filled, a bridge, a profile and the busybox image."""
+    """A small btrfs pool that can be filled, one of directories, a bridge, and the busybox image.
+
+    It listens to itself, too: for migrations.
+    """
+    daemon.lxc("config", "set", "core.https_address", ADDRESS)
     daemon.lxc("storage", "create", POOL, "btrfs", f"size={_POOL_SIZE}")
+    daemon.lxc("storage", "create", PLAIN, "dir")
     daemon.lxc("network", "create", "lxdbr0", "ipv4.address=10.78.0.1/24", "ipv6.address=none")
     daemon.lxc("profile", "device", "add", "default", "root", "disk", "path=/", f"pool={POOL}")
     daemon.lxc("profile", "device", "add", "default", "eth0", "nic", "network=lxdbr0")
@@ -39,11 +47,15 @@ def furnish(daemon: Daemon) -> None:
 class Run:
     """Rounds on one daemon."""
 
-    def __init__(self, daemon: Daemon, seed: str, workers: int, seconds: float) -> None:
+    def __init__(
+        self, daemon: Subject, way: Path, follower: Follower, args: argparse.Namespace
+    ) -> None:
         self._daemon = daemon
-        self._seed = seed
-        self._seconds = seconds
-        self.workers = [Worker(daemon, number, seed) for number in range(workers)]
+        self._follower = follower
+        self._seed: str = args.seed
+        self._seconds: float = args.seconds
+        caller = Caller(daemon, way)
+        self.workers = [Worker(caller, number, args.seed) for number in range(args.workers)]
 
     def round(self, number: int, fault: str) -> list[str]:
         """One round; what is wrong after it."""
@@ -71,7 +83,15 @@ class Run:
         if fault == "monitor":
             self._forget_running()
         self._daemon.restart()
-        return Audit(self._daemon, (g for w in self.workers for g in w.guests)).run()
+        return self._audit()
+
+    def _audit(self) -> list[str]:
+        guests = [guest for worker in self.workers for guest in worker.guests]
+        findings = Audit(self._daemon, guests, self._follower).run()
+        for worker in self.workers:
+            for things in worker.things:
+                findings += things.audit()
+        return findings
 
     def _forget_running(self) -> None:
         """A guest whose monitor was killed may be let run or be ended: the daemon decides."""
@@ -85,7 +105,9 @@ class Run:
             for guest in worker.guests:
                 self._daemon.lxc("delete", "--force", guest.name, check=guest.exists is True)
                 guest.gone()
-        return Audit(self._daemon, ()).run()
+            for things in worker.things:
+                things.clear()
+        return self._audit()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,35 +133,43 @@ def _report(workers: list[Worker]) -> None:
         print(f"  refused {count}x: {sentence[:220]}")
 
 
+def rounds(run: Run, args: argparse.Namespace) -> int:
+    """All rounds, then the end of everything; how many of these failed."""
+    faults = args.faults.split(",")
+    order = random.Random(args.seed)
+    failed = 0
+    for number in range(args.rounds):
+        # Each fault once before any comes again.
+        if number % len(faults) == 0:
+            order.shuffle(faults)
+        fault = faults[number % len(faults)]
+        began = time.monotonic()
+        findings = run.round(number, fault)
+        failed += bool(findings)
+        verdict = "FAILED" if findings else "passed"
+        print(f"round {number} {fault}: {verdict}, {time.monotonic() - began:.1f} s")
+        for finding in findings:
+            print(f"  {finding}", flush=True)
+    left = run.clear()
+    print(f"everything deleted: {'FAILED' if left else 'passed'}")
+    for finding in left:
+        print(f"  {finding}")
+    return failed + bool(left)
+
+
 def main() -> int:
     """Run the rounds; 1 when the auditor found something."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that daemons are removed
     args = _parser().parse_args()
-    faults = args.faults.split(",")
-    order = random.Random(args.seed)
-    failed = 0
-    with Daemon("bundled", "faults") as daemon:
+    with Subject("bundled", "faults") as daemon:
+        way = daemon.home / "way"
         try:
             furnish(daemon)
-            run = Run(daemon, args.seed, args.workers, args.seconds)
-            for number in range(args.rounds):
-                # Each fault once before any comes again.
-                if number % len(faults) == 0:
-                    order.shuffle(faults)
-                fault = faults[number % len(faults)]
-                began = time.monotonic()
-                findings = run.round(number, fault)
-                failed += bool(findings)
-                verdict = "FAILED" if findings else "passed"
-                print(f"round {number} {fault}: {verdict}, {time.monotonic() - began:.1f} s")
-                for finding in findings:
-                    print(f"  {finding}", flush=True)
-            left = run.clear()
-            failed += bool(left)
-            print(f"everything deleted: {'FAILED' if left else 'passed'}")
-            for finding in left:
-                print(f"  {finding}")
-            _report(run.workers)
+            with Proxy(daemon.socket, way) as daemon.way, Follower(way) as follower:
+                run = Run(daemon, way, follower, args)
+                failed = rounds(run, args)
+                _report(run.workers)
+                print(f"events: {follower.events} in {follower.streams} streams")
         finally:
             if args.log:
                 args.log.write_bytes(daemon.log.read_bytes())

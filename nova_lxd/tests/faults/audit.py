@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from nova_lxd.lxd.paths import Paths
+from nova_lxd.tests.faults.follower import Follower
 from nova_lxd.tests.faults.guests import Guest
 from nova_lxd.tests.faults.injectors import POOL, processes
-from nova_lxd.tests.faults.worker import FILE
+from nova_lxd.tests.faults.worker import FILE, PLAIN
 from nova_lxd.tests.functional.daemon import Daemon
 
 _QUIET_SECONDS = 60.0
@@ -27,8 +28,9 @@ _KINDS = ("containers", "containers-snapshots", "custom", "custom-snapshots", "i
 class Audit:
     """One look at everything; ``findings`` are sentences, empty when all agrees."""
 
-    def __init__(self, daemon: Daemon, guests: Iterable[Guest]) -> None:
+    def __init__(self, daemon: Daemon, guests: Iterable[Guest], follower: Follower) -> None:
         self._daemon = daemon
+        self._follower = follower
         self._paths = Paths(daemon.lxd_dir)
         self._guests = list(guests)
         self.findings: list[str] = []
@@ -53,8 +55,11 @@ class Audit:
         self._instances = {
             each["name"]: each for each in self._daemon.get("/1.0/instances?recursion=2")
         }
+        self._events()
         self._database()
         self._pool()
+        self._plain_pool()
+        self._addresses()
         self._files()
         self._processes()
         self._links()
@@ -81,7 +86,25 @@ class Audit:
             for snapshot in each["snapshots"] or ()
         ]
 
+    def _snapshots_on(self, pool: str) -> list[str]:
+        names = self._on(pool)
+        return [each for each in self._snapshots if each.split("/")[0] in names]
+
+    def _on(self, pool: str) -> list[str]:
+        """The instances whose root is on a pool."""
+        return [
+            name
+            for name, each in self._instances.items()
+            if each["expanded_devices"]["root"]["pool"] == pool
+        ]
+
     # API
+
+    def _events(self) -> None:
+        """Who goes by the events alone knows what there is."""
+        told = {name: each["status"] for name, each in self._instances.items()}
+        if self._follower.states != told:
+            self.findings.append(f"by the events it is {self._follower.states}, but it is {told}")
 
     def _operations(self) -> None:
         deadline = time.monotonic() + _QUIET_SECONDS
@@ -160,8 +183,9 @@ class Audit:
         pool = str(self._paths.pool(POOL))
         listed = self._daemon.inside("btrfs", "subvolume", "list", pool).stdout
         found = [line.rpartition(" path ")[2] for line in listed.splitlines()]
-        wanted = [f"containers/{name}" for name in self._instances]
-        wanted += [f"containers-snapshots/{name}" for name in self._snapshots]
+        wanted = [f"containers/{name}" for name in self._on(POOL)]
+        wanted += [f"containers-snapshots/{name}" for name in self._snapshots_on(POOL)]
+        wanted += [f"custom/default_{name}" for name in self._volumes()]
         images = [path for path in found if path.startswith("images/")]
         wanted += images
         self._same("subvolumes", found, wanted)
@@ -175,6 +199,19 @@ class Audit:
         left = self._daemon.inside("ls", "-A1", str(staging), check=False).stdout.split()
         self._same("staging of the pool", left, ())
 
+    def _volumes(self) -> list[str]:
+        found = self._daemon.get(f"/1.0/storage-pools/{POOL}/volumes/custom")
+        return [url.rsplit("/", 1)[1] for url in found]
+
+    def _plain_pool(self) -> None:
+        top = self._paths.pool(PLAIN)
+        found = [str(path.relative_to(top)) for path in top.glob("containers/*")]
+        found += [str(path.relative_to(top)) for path in top.glob("containers-snapshots/*/*")]
+        wanted = [f"containers/{name}" for name in self._on(PLAIN)]
+        wanted += [f"containers-snapshots/{name}" for name in self._snapshots_on(PLAIN)]
+        self._same("directories of the plain pool", found, wanted)
+        self._same("staging of the plain pool", self._listed(top / ".staging"), ())
+
     def _files(self) -> None:
         names = list(self._instances)
         for directory, wanted in (
@@ -182,8 +219,11 @@ class Audit:
             (self._paths.snapshots, {each.split("/")[0] for each in self._snapshots}),
         ):
             self._same(str(directory), self._listed(directory), wanted)
-        nodes = {each for each in self._listed(self._paths.devices) if each not in self._running}
-        self._same(str(self._paths.devices), nodes, ())
+        devices = self._paths.devices
+        unknown = {each for each in self._listed(devices) if each not in names}
+        self._same(str(devices), unknown, ())
+        nodes = [path for path in devices.glob("*/*") if path.parent.name not in self._running]
+        self._same("device nodes", map(str, nodes), ())
         for directory in (self._paths.logs, self._paths.run):
             left = {each for each in self._listed(directory) if each not in names}
             self._same(str(directory), left, ())
@@ -242,6 +282,27 @@ class Audit:
         veths = [each["ifname"] for each in links if each["ifname"].startswith(("veth", "vnic"))]
         if len(veths) != len(self._running):
             self.findings.append(f"{len(veths)} veths for {len(self._running)} running: {veths}")
+
+    def _addresses(self) -> None:
+        """A bridge has the address that its configuration has, and there is no other bridge."""
+        links = json.loads(self._daemon.inside("ip", "-json", "-4", "address").stdout)
+        have = {
+            each["ifname"]: [f"{a['local']}/{a['prefixlen']}" for a in each["addr_info"]]
+            for each in links
+        }
+        bridges = {
+            each["name"]: each["config"]["ipv4.address"]
+            for each in self._daemon.get("/1.0/networks?recursion=1")
+            if each["managed"]
+        }
+        for name, address in bridges.items():
+            if have.get(name) != [address]:
+                self.findings.append(f"bridge {name} has {have.get(name)}, wanted {address}")
+        listed = json.loads(self._daemon.inside("ip", "-json", "link", "show", "type", "bridge")
+                            .stdout or "[]")
+        self._same("bridges", (each["ifname"] for each in listed), bridges)
+        kept = self._listed(self._paths.networks)
+        self._same("directories of networks", kept, bridges)
 
     def _mounts(self) -> None:
         text = Path(f"/proc/{self._daemon.pid}/mountinfo").read_text()

@@ -7,15 +7,23 @@ import os
 import random
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nova_lxd.tests.functional.daemon import Daemon
+from nova_lxd.tests.fuzz.proxy import Proxy
 
 Undo = Callable[[], None]
-Injector = Callable[[Daemon, random.Random], Undo]
+Injector = Callable[["Subject", random.Random], Undo]
 POOL = "default"
 _FILLER = "filler-of-the-fault-run"
+
+
+class Subject(Daemon):
+    """The daemon with a second way to its socket, which can be cut."""
+
+    way: Proxy
 
 
 def _nothing() -> None:
@@ -50,31 +58,31 @@ def _kill_one(daemon: Daemon, chance: random.Random, word: str) -> str:
     return line
 
 
-def daemon(subject: Daemon, _chance: random.Random) -> Undo:
+def daemon(subject: Subject, _chance: random.Random) -> Undo:
     """The daemon itself."""
     subject.stop(signal.SIGKILL)
     return _nothing
 
 
-def zygote(subject: Daemon, chance: random.Random) -> Undo:
+def zygote(subject: Subject, chance: random.Random) -> Undo:
     """The helper that calls liblxc, or one of its workers."""
     _kill_one(subject, chance, "liblxc.zygote")
     return _nothing
 
 
-def monitor(subject: Daemon, chance: random.Random) -> Undo:
+def monitor(subject: Subject, chance: random.Random) -> Undo:
     """One container's monitor."""
     _kill_one(subject, chance, "[lxc monitor]")
     return _nothing
 
 
-def dnsmasq(subject: Daemon, chance: random.Random) -> Undo:
+def dnsmasq(subject: Subject, chance: random.Random) -> Undo:
     """The bridge's DHCP and DNS server."""
     _kill_one(subject, chance, "dnsmasq ")
     return _nothing
 
 
-def pool_full(subject: Daemon, _chance: random.Random) -> Undo:
+def pool_full(subject: Subject, _chance: random.Random) -> Undo:
     """No space is left on the pool."""
     filler = str(subject.lxd_dir / "storage-pools" / POOL / _FILLER)
     subject.inside("dd", "if=/dev/zero", f"of={filler}", "bs=1M", check=False)
@@ -85,7 +93,7 @@ def pool_full(subject: Daemon, _chance: random.Random) -> Undo:
     return undo
 
 
-def no_writes(subject: Daemon, _chance: random.Random) -> Undo:
+def no_writes(subject: Subject, _chance: random.Random) -> Undo:
     """Every write of the daemon that makes a file larger fails: its database first."""
     pid = subject.pid
     _soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
@@ -97,7 +105,15 @@ def no_writes(subject: Daemon, _chance: random.Random) -> Undo:
     return undo
 
 
-def none(_subject: Daemon, _chance: random.Random) -> Undo:
+def stream(subject: Subject, chance: random.Random) -> Undo:
+    """Every client's connection, that of the events among them, three times."""
+    for _ in range(3):
+        subject.way.cut()
+        time.sleep(chance.uniform(0.05, 0.3))
+    return _nothing
+
+
+def none(_subject: Subject, _chance: random.Random) -> Undo:
     """Nothing: the round shows that the run itself is sound."""
     return _nothing
 
@@ -110,4 +126,5 @@ INJECTORS: dict[str, Injector] = {
     "dnsmasq": dnsmasq,
     "pool-full": pool_full,
     "no-writes": no_writes,
+    "stream": stream,
 }
