@@ -15,9 +15,9 @@ from nova_lxd.virt import metadata
 CONF = nova.conf.CONF
 
 # Nova's enumeration has five names and lxd is none of them. It is checked where the object is
-# read, on the API hosts, as well, and the API promises its users one of those names: a name of our
-# own, or none, would make an error of each answer. So this is the nearest, of the driver that knows
-# LXC as well, and ``hypervisor`` tells what it is.
+# read, on the API hosts, as well, and the API promises its users one of those names: a name of
+# our own, or none, would make an error of each answer. So this is the nearest, of the driver that
+# knows LXC as well, and ``hypervisor`` tells what it is.
 DRIVER = "libvirt"
 HYPERVISOR = "lxd"
 

@@ -90,7 +90,9 @@ class LXDDriver(driver.ComputeDriver):
         if uuid is None:
             return
         context = nova_context.get_admin_context()
-        instance = objects.Instance.get_by_uuid(context, uuid, expected_attrs=["info_cache"])
+        instance = objects.Instance.get_by_uuid(
+            context, uuid, expected_attrs=["info_cache", "flavor"]
+        )
         if instance.task_state is None:  # else one of the driver's own verbs is at it
             self.lifecycle.after_guest_restart(instance, instance.get_network_info())
 

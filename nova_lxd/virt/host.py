@@ -21,7 +21,7 @@ from nova.virt import hardware
 from oslo_log import log as logging
 from oslo_utils import units, versionutils
 
-from nova_lxd.virt import exception, guest
+from nova_lxd.virt import cputraits, exception, guest
 from nova_lxd.virt.client import LXDClient
 
 LOG = logging.getLogger(__name__)
@@ -47,20 +47,6 @@ PROJECT_CONFIG = {
     "features.profiles": "true",
     "features.storage.volumes": "true",
 }
-
-# Names of /proc/cpuinfo that os-traits spells in its own way.
-CPU_FLAG_TRAITS = {
-    "pni": "SSE3",
-    "sse4_1": "SSE41",
-    "sse4_2": "SSE42",
-    "sha_ni": "SHA",
-    "lm": None,
-    "svm": "SVM",
-    "vmx": "VMX",
-    "pclmulqdq": "CLMUL",
-    "aes": "AESNI",
-}
-
 
 class Host:
     """One LXD server as a Nova compute node.
@@ -299,10 +285,15 @@ class Host:
 
     def traits(self) -> set[str]:
         """Return the traits that the driver owns, capabilities not included."""
-        known_traits = set(os_traits.get_traits())
-        wanted = {TRAIT_LXD, f"COMPUTE_ARCH_{self._architecture().upper()}"}
-        wanted |= {f"HW_CPU_X86_{name}" for name in map(_flag_trait, _cpu_flags()) if name}
-        return {name for name in wanted if name in known_traits or name == TRAIT_LXD}
+        found = {TRAIT_LXD}
+        architecture = f"COMPUTE_ARCH_{self._architecture().upper()}"
+        found |= {architecture} & set(os_traits.get_traits())
+        vendor = self._resources["cpu"]["sockets"][0].get("vendor", "")
+        found |= cputraits.of_flags(_cpu_flags(), self._architecture(), vendor)
+        cores = collections.Counter(where["core"] for where in self.cpus().values())
+        if max(cores.values(), default=1) > 1:
+            found.add(os_traits.HW_CPU_HYPERTHREADING)
+        return found
 
     # -- the running host -------------------------------------------------------------------
 
@@ -362,10 +353,6 @@ def _cpu_flags() -> set[str]:
             if line.startswith(("flags", "Features")):
                 return set(line.split(":")[1].split())
     return set()
-
-
-def _flag_trait(flag: str) -> str | None:
-    return CPU_FLAG_TRAITS.get(flag, flag.upper())
 
 
 def _mempages(node: int, total_mb: int) -> list[objects.NUMAPagesTopology]:

@@ -6,13 +6,17 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from nova.compute import power_state
 
+from nova_lxd.tests.functional import daemon
 from nova_lxd.tests.functional.virt import guests, world
 from nova_lxd.virt import guest, vifs
 
@@ -88,6 +92,7 @@ class Peer:
         self.ports = world.network_info(1, vif_type="ovs")
         self.ports[0]["details"] = {"datapath_type": "netdev"}  # as Neutron tells
         driver.spawn(context, self.instance, world.image_meta(image), [], None, {}, self.ports)
+        self.pid = driver.instances.state(guest.name(self.instance))["pid"]
         self.dress()
 
     def dress(self) -> None:
@@ -102,6 +107,11 @@ class Peer:
             "dev",
             "eth0",
         )
+
+    def reaches_without_server(self, other: Peer) -> None:
+        """Check ICMP from inside, while no server runs that would carry out a command."""
+        ping = ["ping", "-c1", "-W2", other.address]
+        subprocess.run(["nsenter", "-t", str(self.pid), "-n", *ping], check=True)
 
     def reaches(self, other: Peer) -> None:
         """Check ICMP, and TCP, which dies of unfinished checksums."""
@@ -175,3 +185,64 @@ def test_killed_init_comes_back_with_a_network(
     driver.power_on(context, two.instance, two.ports)
     two.dress()
     one.reaches(two)
+
+
+def listener() -> int:
+    """Return the pid of the server that listens on the unix socket."""
+    with socket.socket(socket.AF_UNIX) as visitor:
+        visitor.connect(str(pathlib.Path(os.environ["LXD_DIR"], "unix.socket")))
+        raw = visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", raw)[0]
+
+
+def start_server(driver: Any) -> None:
+    """Start the server again on its directory; the end of the test run ends it."""
+    argv = daemon._backend_argv(os.environ["NOVA_LXD_TEST_BACKEND"])
+    driver.service_states.clear()
+    log = subprocess.DEVNULL
+    subprocess.Popen(argv, stdin=log, stdout=log, stderr=log, cwd="/", start_new_session=True)
+    guests.wait_for(lambda: True in [up for up, _ in driver.service_states], "it is back")
+
+
+def kill(pid: int) -> None:
+    """Kill a process and wait until it is gone."""
+    os.kill(pid, 9)
+    guests.wait_for(lambda: not pathlib.Path(f"/proc/{pid}/exe").exists(), f"{pid} is gone")
+
+
+def test_network_outlives_the_server(driver: Any, context: Any, peers: list[Peer]) -> None:
+    """The server dies and comes back: guests run on, and reboot as ever."""
+    one, two = peers
+    kill(listener())
+    one.reaches_without_server(two)
+    start_server(driver)
+    one.reaches(two)
+    before = driver.instances.state(guest.name(two.instance))["pid"]
+    driver.consoles.run(guest.name(two.instance), ["reboot"], b"")
+    guests.wait_for(
+        lambda: driver.instances.state(guest.name(two.instance))["pid"] not in (before, 0, -1),
+        "the guest's own reboot",
+    )
+    two.dress()
+    one.reaches(two)
+
+
+def test_network_after_a_restart_of_the_host(
+    driver: Any, context: Any, peers: list[Peer]
+) -> None:
+    """Server and guests die, every link goes; the switch's database remembers its ports."""
+    pids = [driver.instances.state(guest.name(peer.instance))["pid"] for peer in peers]
+    kill(listener())
+    for pid in pids:
+        kill(pid)
+    for peer in peers:
+        for name in (vifs.outer_name(peer.ports[0]), vifs.inner_name(peer.ports[0])):
+            subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+        assert not vifs.outer_exists(peer.ports[0])
+    start_server(driver)
+    vifs._plugged.clear()  # nova-compute is another process then
+    for peer in peers:
+        assert driver.get_info(peer.instance).state == power_state.SHUTDOWN
+        driver.resume_state_on_host_boot(context, peer.instance, peer.ports, None)
+        peer.dress()
+    peers[0].reaches(peers[1])

@@ -14,7 +14,7 @@ import zipfile
 import pytest
 
 from nova_lxd.tests.functional.virt import busybox
-from nova_lxd.virt import conf, extra_specs, host, snapshots
+from nova_lxd.virt import conf, cputraits, extra_specs, host, snapshots
 from nova_lxd.virt.images import formats, upload
 from nova_lxd.virt.images.formats import disk, squashfs, tarball, unified
 
@@ -30,8 +30,33 @@ def test_uptime_has_what_the_api_takes_apart() -> None:
 
 def test_cpu_numbers() -> None:
     assert set(host.cpu_stats()) == {"kernel", "idle", "user", "iowait", "frequency"}
-    assert host._flag_trait("sse4_2") == "SSE42"
-    assert host._flag_trait("lm") is None
+
+
+@pytest.mark.parametrize(
+    "flag,vendor,traits",
+    [
+        ("sse4_2", "GenuineIntel", {"SSE42"}),
+        ("avx512_vnni", "GenuineIntel", {"AVX512VNNI"}),
+        ("amx_tile", "GenuineIntel", {"AMXTILE"}),
+        ("fma", "AuthenticAMD", {"FMA3"}),
+        ("rtm", "GenuineIntel", {"TSX"}),
+        ("vmx", "GenuineIntel", {"VMX", "INTEL_VMX"}),
+        ("svm", "AuthenticAMD", {"SVM", "AMD_SVM"}),
+        ("ssbd", "GenuineIntel", {"INTEL_SSBD"}),
+        ("ssbd", "AuthenticAMD", {"AMD_SSBD"}),
+        ("ssbd", "CentaurHauls", set()),
+        ("lm", "GenuineIntel", set()),
+    ],
+)
+def test_cpu_flags_in_the_words_of_os_traits(flag: str, vendor: str, traits: set[str]) -> None:
+    wanted = {"HW_CPU_X86_" + trait for trait in traits}
+    assert cputraits.of_flags({flag}, "x86_64", vendor) == wanted
+
+
+def test_other_architectures_have_their_own_traits() -> None:
+    found = cputraits.of_flags({"asimd", "sha2"}, "aarch64", "")
+    assert found == {"HW_CPU_AARCH64_ASIMD", "HW_CPU_AARCH64_SHA2"}
+    assert cputraits.of_flags({"sse"}, "riscv64", "") == set()
 
 
 @pytest.mark.parametrize(
