@@ -66,7 +66,7 @@ def test_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     volume = make_volume(tmp_path)
     opened = templates.os.fdopen
     monkeypatch.setattr(
-        templates.os, "fdopen", lambda fd, mode: opened(fd, mode) if mode == "rb" else Full(fd, mode)
+        templates.os, "fdopen", lambda fd, mode: (opened if mode == "rb" else Full)(fd, mode)
     )
     with pytest.raises(NoSpace, match="/etc/hostname"):
         apply(volume, "create")
