@@ -94,6 +94,13 @@ PARTS: tuple[Part, ...] = (
         root=True,
     ),
     Part(
+        "kernel",
+        "the daemon on another kernel: systemd, AppArmor, cgroup v2 alone, project quotas",
+        (("{python}", "tools/kernel/run", "--report", "{report}"),),
+        minutes=20,
+        root=True,
+    ),
+    Part(
         "oracle",
         "the same tests against Debian's real LXD",
         ((*_FUNCTIONAL, "--backend=lxd", *_OTHERS, "nova_lxd/tests/functional"),),
