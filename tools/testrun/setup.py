@@ -22,6 +22,7 @@ DEBIAN = (
     "lxc",
     "lxd",
     "lxd-client",
+    "user-mode-linux",
     "xfsprogs",
     "zstd",
     "attr",

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from nova_lxd.lxd.host.run import run
@@ -13,58 +15,105 @@ from nova_lxd.lxd.host.run import run
 _ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 _FEATURES = Path("/sys/kernel/security/apparmor/features")
 _PROFILES = Path("/sys/kernel/security/apparmor/profiles")
+_NAMESPACES = Path("/sys/kernel/security/apparmor/policy/namespaces")
+_CURRENT = Path("/proc/self/attr/current")
 _PARSER = "apparmor_parser"
 
-# What no container may touch, however it is configured: settings of the host's kernel that have
-# no namespace.  AppArmor has no "all but": the patterns spell out the exceptions letter by letter.
+# All that containers may write below these, LXD's list: what has a namespace of its own, or rules
+# of its own.  "NAME*" allows names that begin so, "NAME/" what is below a directory.
+_WRITABLE = {
+    "@{PROC}/sys/": (
+        "kernel/domainname",
+        "kernel/hostname",
+        "kernel/msg*",
+        "kernel/sem*",
+        "kernel/shm*",
+        "net/",
+    ),
+    "/sys/": ("class/net/", "devices/virtual/net/", "fs/bpf/", "fs/cgroup/"),
+}
+_POLICY = "kernel/security/apparmor/"
+# What no container may touch, however it is configured.
 _DENIED = """\
   deny @{PROC}/sysrq-trigger rwklx,
   deny @{PROC}/kcore rwklx,
   deny @{PROC}/mem rwklx,
   deny @{PROC}/kmem rwklx,
-  deny @{PROC}/acpi/** wklx,
+  deny @{PROC}/acpi/** rwklx,
   deny @{PROC}/bus/** wklx,
-  deny @{PROC}/sys/fs/binfmt_misc/** wklx,
-  deny @{PROC}/sys/kernel/core_pattern wklx,
-  deny @{PROC}/sys/kernel/modprobe wklx,
-  deny @{PROC}/sys/kernel/hotplug wklx,
-  deny @{PROC}/sys/kernel/sysrq wklx,
-  deny @{PROC}/sys/kernel/{kptr_restrict,dmesg_restrict,perf_event_paranoid} wklx,
-  deny @{PROC}/sys/kernel/random/** wklx,
-  deny @{PROC}/sys/kernel/{usermodehelper,yama}/** wklx,
-  deny @{PROC}/sys/vm/** wklx,
-  deny /sys/firmware/efi/efivars/** rwklx,
-  deny /sys/kernel/security/** wklx,
-  deny /sys/kernel/{debug,tracing}/** rwklx,
-  deny /sys/kernel/uevent_helper wklx,
-  deny /sys/module/** wklx,
-  deny /sys/power/** wklx,
+  deny @{PROC}/sys/fs/binfmt_misc/{,**} rwklx,
+  deny /sys/firmware/efi/efivars/{,**} rwklx,
+  deny /sys/kernel/{config,debug,tracing}/{,**} rwklx,
+  # The file system may be the host's own, which stays writable for all who use it.  Binding it
+  # read-only to its place is another thing.
+  deny mount options in (ro,remount,silent,nosuid,nodev,noexec,noatime,nodiratime,relatime) -> /,
 """
-_MOUNTS_PRIVILEGED = """\
-  # Mounts that do not open a door to the host's kernel.
-  mount fstype=(proc,sysfs,tmpfs,devpts,mqueue,cgroup,cgroup2,overlay,fuse,fuse.*,nfs,nfs4),
-  mount options=(rw,make-slave) -> **,
-  mount options=(rw,make-rslave) -> **,
-  mount options=(rw,make-private) -> **,
-  mount options=(rw,make-rprivate) -> **,
-  mount options=(rw,make-shared) -> **,
-  mount options=(rw,make-rshared) -> **,
-  mount options in (rw,ro,bind,rbind,remount,nosuid,nodev,noexec,relatime,nodiratime),
-  mount options in (rw,move),
-  deny mount fstype=debugfs,
-  deny mount fstype=tracefs,
-  deny mount fstype=securityfs,
-"""
+# Where alone a privileged container may mount these: rules go by path.  Binding what is mounted
+# elsewhere cannot be refused: systemd does it for its services, in the second of the directories.
+_SERVICE_ROOT = "run/systemd/unit-root/"
+_PLACES = (
+    ("proc", ("proc/", f"{_SERVICE_ROOT}proc/")),
+    ("sysfs", ("sys/", f"{_SERVICE_ROOT}sys/")),
+    (
+        "(binfmt_misc,configfs,debugfs,efivarfs,pstore,securityfs,tracefs)",
+        ("proc/", "sys/"),
+    ),
+)
+
+
+def _all_but(base: str, kept: Sequence[str]) -> list[str]:
+    """Patterns that together match everything below ``base`` but what is kept.
+
+    AppArmor has no "all but" where the longest match wins; so the exceptions are spelt out letter
+    by letter: all that begins otherwise, at each letter.
+    """
+    patterns = []
+    for prefix in sorted({name[:n] for name in kept for n in range(len(name))}):
+        following = {n[len(prefix)] for n in kept if n.startswith(prefix) and n != prefix}
+        if following == {"/"}:  # a directory's name ends here
+            patterns.append(f"{base}{prefix}?*{{,/**}}")
+        elif following != {"*"}:
+            letters = "".join(sorted(following - {"/"}))
+            patterns.append(f"{base}{prefix}[^{letters}]*{{,/**}}")
+    for name in kept:
+        if name.endswith("*"):
+            patterns.append(f"{base}{name}/**")
+        elif not name.endswith("/"):
+            patterns.append(f"{base}{name}?*{{,/**}}")
+    return patterns
+
+
+def _kernel_settings(loads_policy: bool) -> list[str]:
+    """Rules against writing to settings of the host's kernel."""
+    rules = []
+    for base, kept in _WRITABLE.items():
+        if base == "/sys/" and loads_policy:
+            kept = (*kept, _POLICY)
+        rules += [f"  deny {pattern} wklx,\n" for pattern in _all_but(base, kept)]
+    return rules
+
+
+def _misplaced_mounts() -> list[str]:
+    """Rules against mounting what has rules where they do not apply."""
+    return [
+        f"  deny mount fstype={kinds} -> {pattern},\n"
+        for kinds, places in _PLACES
+        for pattern in _all_but("/", places)
+    ]
 
 
 @functools.cache
 def available() -> bool:
-    """Does this kernel enforce AppArmor, and is its parser installed?"""
+    """Does this kernel enforce AppArmor, is its parser installed, and are we free to use it?
+
+    A daemon that is confined itself (in a container that may not load profiles) is not.
+    """
     try:
         enabled = _ENABLED.read_text().strip() == "Y"
-    except FileNotFoundError:
+        free = _CURRENT.read_text().strip() == "unconfined"
+    except OSError:  # not this security module, or none
         return False
-    return enabled and _FEATURES.is_dir() and shutil.which(_PARSER) is not None
+    return enabled and free and _FEATURES.is_dir() and shutil.which(_PARSER) is not None
 
 
 def stacking() -> bool:
@@ -91,6 +140,7 @@ def profile_text(
 ) -> str:
     """A profile for a system container.
 
+    :param privileged: without a user namespace, which makes these rules all that holds it.
     :param nesting: containers inside: it may mount anything that its user namespace may.
     :param namespace: an AppArmor namespace that it may load profiles into.
     :param raw: lines of ``raw.apparmor``.
@@ -98,7 +148,8 @@ def profile_text(
     parts = [
         "#include <tunables/global>\n",
         f'profile "{profile}" flags=(attach_disconnected,mediate_deleted) {{\n',
-        "  capability,\n  dbus,\n  file,\n  network,\n  umount,\n  pivot_root,\n  unix,\n",
+        "  capability,\n  dbus,\n  file,\n  network,\n  unix,\n",
+        "  mount,\n  umount,\n  pivot_root,\n",
         "  # The host may signal and trace what runs inside, and all inside one another.\n",
         "  signal (receive),\n",
         "  ptrace (readby, tracedby),\n",
@@ -111,12 +162,10 @@ def profile_text(
             f"  change_profile -> :{namespace}:*,\n  change_profile -> :{namespace}://*,\n",
             f"  signal (send) peer=:{namespace}:*,\n  signal (send) peer=:{namespace}://*,\n",
             f"  ptrace (read, trace) peer=:{namespace}:*,\n",
-            "  change_profile -> **,\n",
         ]
-    else:
-        parts.append("  deny /sys/kernel/security/apparmor/** rwklx,\n")
-    parts.append("  mount,\n" if nesting or not privileged else _MOUNTS_PRIVILEGED)
-    parts.append(_DENIED)
+    if privileged and not nesting:
+        parts += _misplaced_mounts()
+    parts += [_DENIED, *_kernel_settings(bool(namespace))]
     parts += [f"  {line.strip()}\n" for line in raw.splitlines() if line.strip()]
     parts.append("}\n")
     return "".join(parts)
@@ -133,6 +182,20 @@ def load(path: Path, text: str) -> bool:
     path.write_text(text)
     run([_PARSER, "--replace", "--skip-cache", str(path)])
     return True
+
+
+def make_namespace(name: str) -> None:
+    """Make an AppArmor namespace; fine when it is there.
+
+    :raises OSError: the kernel refuses it.
+    """
+    (_NAMESPACES / name).mkdir(exist_ok=True)
+
+
+def remove_namespace(name: str) -> None:
+    """Remove an AppArmor namespace and the profiles in it; fine when there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        (_NAMESPACES / name).rmdir()
 
 
 def unload(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.errors import LXDError
+from nova_lxd.lxd.host import cgroups
 from nova_lxd.lxd.instances import delete, start, stop
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
@@ -26,6 +27,27 @@ LOG = logging.getLogger(__name__)
 _WARNING = "Failed to autostart instance"
 _HOST_SHUTDOWN_TIMEOUT = 30
 _AT_ONCE = 16
+# What LXD calls a missing controller, its names in version 1 and 2, and what that means.
+_CONTROLLERS = (
+    ("CPU controller", ("cpu",), "limits.cpu.allowance and limits.cpu.priority are ignored"),
+    ("CPUset controller", ("cpuset",), "limits.cpu does not bind instances to processors"),
+    ("blkio", ("blkio", "io"), "limits of disks are ignored"),
+    ("hugetlb controller", ("hugetlb",), "limits.hugepages.* are ignored"),
+    ("memory controller", ("memory",), "limits.memory is ignored"),
+    ("pids controller", ("pids",), "limits.processes is ignored"),
+)
+
+
+def tell_missing_controllers(svc: Instances) -> None:
+    """Keep a warning for each kind of limit that this host cannot set."""
+    warnings, layout = svc.ctx.warnings, cgroups.layout()
+    open_ones = {warning.type for warning in warnings.all() if warning.status != "resolved"}
+    for called, names, effect in _CONTROLLERS:
+        kind = f"Couldn't find the CGroup {called}"
+        if not any(layout.version(name) for name in names):
+            warnings.warn(kind, effect)
+        elif kind in open_ones:
+            warnings.resolve(kind)
 
 
 def wants_start(record: InstanceRecord, config: Mapping[str, str]) -> bool:

@@ -17,6 +17,7 @@ from nova_lxd.lxd.devices.load import start_order
 from nova_lxd.lxd.errors import BadRequest, InternalError
 from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import (
+    confine,
     create,
     deviceset,
     guestapi,
@@ -50,6 +51,9 @@ _IDMAP_KEYS = frozenset(
         "security.privileged",
     )
 )
+
+# AppArmor's rules follow from these; a loaded profile can be replaced at any time.
+_CONFINING_KEYS = frozenset(("raw.apparmor", "security.nesting"))
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,8 @@ def apply(
     with ExitStack() as undo:
         if inst.is_running:
             _apply_limits(svc, inst, was.config, now.config, keys, undo)
+            if keys & _CONFINING_KEYS:
+                _confine(svc, inst, was.config, now.config, undo)
         changes.update(_apply_devices(svc, inst, record, was, now))
         undo.pop_all()
     if inst.is_running:
@@ -221,6 +227,19 @@ def _apply_limits(
     if "limits.cpu" in keys:
         # Taken into account by the next rebalance, which follows once all is recorded.
         svc.cpus.setdefault(inst.id, "")
+
+
+def _confine(
+    svc: Instances,
+    inst: Instance,
+    was: Mapping[str, str],
+    now: Mapping[str, str],
+    undo: ExitStack,
+) -> None:
+    """Replace the AppArmor profile under the running container."""
+    where = (svc.ctx, inst.project, inst.name)
+    undo.callback(confine.reload, *where, was, inst.idmap)
+    confine.reload(*where, now, inst.idmap)
 
 
 def _restore_limits(

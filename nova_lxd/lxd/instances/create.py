@@ -19,7 +19,7 @@ from nova_lxd.lxd.db.profiles import Devices
 from nova_lxd.lxd.devices.load import start_order
 from nova_lxd.lxd.errors import BadRequest, Conflict
 from nova_lxd.lxd.images import architectures
-from nova_lxd.lxd.instances import deviceset, idmaps, naming, rawlxc, verbs, volumes
+from nova_lxd.lxd.instances import confine, deviceset, idmaps, naming, rawlxc, verbs, volumes
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.instances.trace import Trace
@@ -88,6 +88,7 @@ def check_expanded(svc: Instances, project: str, name: str, expanded: Expanded) 
     """
     instancekeys.validate(expanded.config)
     rawlxc.check(svc.ctx.liblxc, expanded.config)
+    confine.check(svc.ctx, project, name, expanded.config)
     pool = volumes.require_pool(svc.ctx, expanded.root)
     ids = svc.idmap_of(expanded.config)
     record = InstanceRecord(project, name, architectures.host(), pool, 0.0)

@@ -100,6 +100,7 @@ class Instances:
         self.ctx.liblxc.open()
         recover.recover(self)
         backup.sweep(self)
+        boot.tell_missing_controllers(self)
         self._scheduler.start()
 
     def autostart(self) -> None:

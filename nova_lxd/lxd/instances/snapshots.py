@@ -106,7 +106,11 @@ def restore(svc: Instances, inst: Instance, name: str) -> None:
 
 def finish_restore(svc: Instances, record: InstanceRecord, snapshot: SnapshotRecord) -> None:
     """Restore a stopped instance's volume, then its record; done again after a kill in between."""
-    volume = volumes.of_record(record)
+    # The size that the root disk has from now on, for the tree that takes the old one's place.
+    expanded = svc.expander().expand(
+        record.project, snapshot.profiles, snapshot.config, snapshot.devices
+    )
+    volume = volumes.of_record(record, expanded)
     volumes.driver(svc.ctx, record.pool).restore_snapshot(volume.at(snapshot.name))
     kept = {k: v for k, v in record.config.items() if k in _KEPT_AT_RESTORE}
     config = {k: v for k, v in snapshot.config.items() if k != "volatile.idmap.current"}

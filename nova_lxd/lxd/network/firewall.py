@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nova_lxd.lxd.host.run import run
+from nova_lxd.lxd.host.run import ProgramError, run
 
 Expression = dict[str, Any]
 
@@ -81,15 +81,25 @@ def remove(family: str, name: str) -> None:
     """Remove a table; nothing happens when there is none."""
     table = Table(family, name)
     # Adding it first makes the deletion succeed whether or not it was there.
-    _nft([{"add": {"table": _identity(table)}}, {"delete": {"table": _identity(table)}}])
+    try:
+        _nft([{"add": {"table": _identity(table)}}, {"delete": {"table": _identity(table)}}])
+    except ProgramError:
+        # A kernel without such tables cannot add one either, and has none to remove.
+        if (family, name) in _listed():
+            raise
 
 
 def tables(tag: str) -> list[tuple[str, str]]:
     """(family, name) of every table of the daemon with this tag."""
+    prefix = f"{_PREFIX}{tag}_"
+    return [(family, name) for family, name in _listed() if name.startswith(prefix)]
+
+
+def _listed() -> list[tuple[str, str]]:
+    """(family, name) of every table of this network namespace."""
     listed = json.loads(run(["nft", "-j", "list", "tables"]).text)["nftables"]
     found = (item["table"] for item in listed if "table" in item)
-    prefix = f"{_PREFIX}{tag}_"
-    return [(t["family"], t["name"]) for t in found if t["name"].startswith(prefix)]
+    return [(table["family"], table["name"]) for table in found]
 
 
 def _identity(table: Table) -> Expression:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagelib import busybox, debian
+from imagelib import busybox, debian, machine
 from imagelib.pack import ARTIFACTS, BuildError, Recipe, pack
 
 DEFAULT_CACHE = "/var/cache/nova-lxd/images"
@@ -22,6 +22,7 @@ artifacts:
   rootfs.tar.gz      the root file system alone, members at the top
   unified.tar.gz     metadata.yaml, templates/ and rootfs/ in one tar (what Glance stores)
   unified.tar.xz     the same, smaller and slower to make
+  disk.ext4          the root file system as a disk, to boot a kernel with (of a machine only)
 
 examples:
   tools/images/build busybox                          # metadata.tar.xz and rootfs.squashfs
@@ -31,7 +32,7 @@ examples:
 The paths of the artifacts are printed one a line, in the order asked for. A build is kept in the
 cache under a name made from all that went into it, so that asking again costs nothing.
 Needs root, squashfs-tools, xz-utils; busybox-static and a C compiler (busybox) or mmdebstrap and
-a Debian mirror (debian).
+a Debian mirror (debian, machine) and user-mode-linux (machine).
 """
 
 
@@ -42,12 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", choices=("busybox", "debian"), help="which image")
+    parser.add_argument("kind", choices=("busybox", "debian", "machine"), help="which image")
     parser.add_argument(
         "--artifact",
         action="append",
         choices=ARTIFACTS,
-        help="what to make; may be repeated (default: the split image)",
+        help="what to make; may be repeated (default: the split image; of a machine its disk)",
     )
     parser.add_argument(
         "--cache",
@@ -63,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         "images of LXD's image server do; 'none' leaves cloud-init to find a config drive, a "
         "metadata service or /dev/lxd/sock (default: nocloud)",
     )
-    parser.add_argument("--suite", default="bookworm", help="debian: the suite")
-    parser.add_argument("--mirror", help="debian: the mirror (default: apt's own)")
+    parser.add_argument("--suite", default="bookworm", help="debian, machine: the suite")
+    parser.add_argument("--mirror", help="debian, machine: the mirror (default: apt's own)")
     parser.add_argument("--rebuild", action="store_true", help="throw the kept build away first")
     return parser
 
@@ -73,13 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build what the command line asks for and print the paths; 1 with one sentence on failure."""
     args = _parser().parse_args(argv)
     recipe: Recipe
-    artifacts = args.artifact or ["metadata.tar.xz", "rootfs.squashfs"]
+    default = ["disk.ext4"] if args.kind == "machine" else ["metadata.tar.xz", "rootfs.squashfs"]
+    artifacts = args.artifact or default
     try:
         if args.kind == "busybox":
             recipe = busybox.BusyboxRecipe()
         else:
             mirror = args.mirror or debian.host_mirror()
-            recipe = debian.DebianRecipe(suite=args.suite, mirror=mirror, seed=args.seed)
+            if args.kind == "machine":
+                recipe = machine.MachineRecipe(suite=args.suite, mirror=mirror)
+            else:
+                recipe = debian.DebianRecipe(suite=args.suite, mirror=mirror, seed=args.seed)
         cache = args.cache.resolve()
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / f".{args.kind}.lock").open("w") as lock:

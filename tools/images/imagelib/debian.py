@@ -6,6 +6,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,34 @@ def host_mirror() -> str:
     )
 
 
+def bootstrap(root: Path, suite: str, mirror: str, packages: Sequence[str]) -> None:
+    """Install a minimal Debian with these packages, documentation left out, into ``root``."""
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+    options += [f"--dpkgopt=path-include={pattern}" for pattern in KEPT]
+    run(
+        [
+            "mmdebstrap",
+            "--quiet",
+            "--mode=root",
+            "--variant=minbase",
+            "--components=main",
+            f"--include={','.join(packages)}",
+            '--aptopt=Apt::Install-Recommends "false"',
+            *options,
+            suite,
+            root,
+            mirror,
+        ]
+    )
+
+
+def forget_packages(root: Path) -> None:
+    """Remove apt's lists and caches."""
+    for rubbish in ("var/cache/apt", "var/lib/apt/lists", "var/log/apt"):
+        shutil.rmtree(root / rubbish, ignore_errors=True)
+        (root / rubbish).mkdir(parents=True)
+
+
 @dataclass(frozen=True)
 class DebianRecipe(Recipe):
     """``suite`` from ``mirror``; ``seed`` says whether LXD's templates feed cloud-init."""
@@ -85,23 +114,7 @@ class DebianRecipe(Recipe):
         return "\0".join(parts).encode()
 
     def tree(self, root: Path) -> None:
-        options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
-        options += [f"--dpkgopt=path-include={pattern}" for pattern in KEPT]
-        run(
-            [
-                "mmdebstrap",
-                "--quiet",
-                "--mode=root",
-                "--variant=minbase",
-                "--components=main",
-                f"--include={','.join(PACKAGES)}",
-                '--aptopt=Apt::Install-Recommends "false"',
-                *options,
-                self.suite,
-                root,
-                self.mirror,
-            ]
-        )
+        bootstrap(root, self.suite, self.mirror, PACKAGES)
         self._finish(root)
 
     def _finish(self, root: Path) -> None:
@@ -117,9 +130,7 @@ class DebianRecipe(Recipe):
         resolv.symlink_to("../run/systemd/resolve/stub-resolv.conf")
         run(["systemctl", f"--root={root}", "enable", "systemd-networkd", "systemd-resolved"])
         run(["chroot", root, "/usr/bin/passwd", "-l", "root"])
-        for rubbish in ("var/cache/apt", "var/lib/apt/lists", "var/log/apt"):
-            shutil.rmtree(root / rubbish, ignore_errors=True)
-            (root / rubbish).mkdir(parents=True)
+        forget_packages(root)
         if not (root / "sbin" / "init").exists():
             raise BuildError(f"mmdebstrap left no /sbin/init in {root}")
 

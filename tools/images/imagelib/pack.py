@@ -21,7 +21,10 @@ ARTIFACTS = (
     "rootfs.tar.gz",
     "unified.tar.gz",
     "unified.tar.xz",
+    "disk.ext4",
 )
+# Of a disk: sparse, and more than any test writes.
+_DISK_BYTES = 4 * 1024**3
 # Every file gets this time, so that the same inputs give the same fingerprint.
 EPOCH = 1700000000
 
@@ -120,6 +123,10 @@ def _make(artifact: str, build: Path, target: Path) -> None:
         run(["mksquashfs", root, target, *squash, "-mkfs-time", str(EPOCH)])
     elif artifact == "rootfs.tar.gz":
         run([*_TAR, "-czf", target, "-C", root, "."])
+    elif artifact == "disk.ext4":
+        with target.open("xb") as disk:
+            disk.truncate(_DISK_BYTES)
+        run(["mkfs.ext4", "-q", "-F", "-d", root, target])
     else:
         flag = "-cJf" if artifact.endswith(".xz") else "-czf"
         run([*_TAR, flag, target, *members, "-C", build / "tree", "rootfs"])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,99 @@ def test_system_call_lists_are_checked() -> None:
 def test_apparmor_profile() -> None:
     text = apparmor.profile_text("p1", privileged=False, nesting=False, raw="deny /x r,")
     assert text.count("{") == text.count("}")
-    assert 'profile "p1"' in text and "  mount,\n" in text and "  deny /x r,\n" in text
-    assert "apparmor/** rwklx" in text
+    assert 'profile "p1"' in text and "  deny /x r,\n" in text
+    assert "deny mount fstype=proc" not in text
     strict = apparmor.profile_text("p1", privileged=True, nesting=False)
-    assert "  mount,\n" not in strict and "deny mount fstype=debugfs" in strict
+    assert "  deny mount fstype=proc -> /[^pr]*{,/**},\n" in strict
     nested = apparmor.profile_text("p1", privileged=False, nesting=True, namespace="ns1")
-    assert "change_profile -> :ns1:*," in nested and "apparmor/** rwklx" not in nested
+    assert "change_profile -> :ns1:*," in nested
+    assert "change_profile -> **" not in nested
+
+
+def refused(text: str, path: str) -> bool:
+    """Does a rule of a profile deny writing to a path?  (AppArmor's globs as expressions.)"""
+    denials = re.findall(r"^  deny (\S+) (?:rw|w)klx,$", text, re.M)
+    for glob in denials:
+        words = re.split(
+            r"(\{,/\*\*\}|\{,\*\*\}|\{[\w,]+\}|\*\*|\*|\?|\[.*?\])",
+            glob.replace("@{PROC}", "/proc"),
+        )
+        made = ""
+        for word in words:
+            if word == "{,/**}":
+                made += "(/.*)?"
+            elif word == "{,**}":
+                made += "(.*)?"
+            elif word.startswith("{"):
+                made += f"({word[1:-1].replace(',', '|')})"
+            else:
+                made += {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(
+                    word, word if word.startswith("[") else re.escape(word)
+                )
+        if re.fullmatch(made, path):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("privileged", [True, False])
+def test_apparmor_refuses_settings_of_the_hosts_kernel(privileged: bool) -> None:
+    text = apparmor.profile_text("p1", privileged=privileged, nesting=False)
+    for path in (
+        "/proc/sysrq-trigger",
+        "/proc/sys/abi/vsyscall32",
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/kernel/hostnames",
+        "/proc/sys/kernel/hotplug",
+        "/proc/sys/kernel/yama/ptrace_scope",
+        "/proc/sys/kernels",
+        "/proc/sys/nets/x",
+        "/proc/sys/vm/swappiness",
+        "/sys/block/sda/queue/scheduler",
+        "/sys/bus/pci/rescan",
+        "/sys/class/block/sda",
+        "/sys/devices/system/cpu/cpu1/online",
+        "/sys/devices/virtual/workqueue/cpumask",
+        "/sys/fs/ext4/sda/trigger_fs_error",
+        "/sys/fs/bpf2",
+        "/sys/kernel/mm/ksm/run",
+        "/sys/kernel/security/apparmor/.load",
+        "/sys/module/kvm/parameters/halt",
+        "/sys/power/state",
+    ):
+        assert refused(text, path), path
+    for path in (
+        "/proc/1/oom_score_adj",
+        "/proc/sys/kernel/domainname",
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/kernel/msgmax",
+        "/proc/sys/kernel/sem",
+        "/proc/sys/kernel/shm_rmid_forced",
+        "/proc/sys/net/ipv4/conf/all/forwarding",
+        "/sys/class/net/eth0/mtu",
+        "/sys/devices/virtual/net/eth0/queues/rx-0/rps_cpus",
+        "/sys/fs/bpf/map",
+        "/sys/fs/cgroup/x/cgroup.procs",
+    ):
+        assert not refused(text, path), path
+    loader = apparmor.profile_text("p1", privileged=privileged, nesting=False, namespace="ns1")
+    assert not refused(loader, "/sys/kernel/security/apparmor/.load")
+    assert refused(loader, "/sys/kernel/security/lockdown")
+    assert refused(loader, "/sys/kernel/mm/ksm/run")
+
+
+def test_apparmor_is_left_to_who_is_free_to_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apparmor, "_FEATURES", tmp_path)
+    monkeypatch.setattr(apparmor, "_PARSER", "true")
+    for name, text in (("_ENABLED", "Y\n"), ("_CURRENT", "unconfined\n")):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(apparmor, name, tmp_path / name)
+    assert apparmor.available.__wrapped__()
+    (tmp_path / "_CURRENT").write_text("docker-default (enforce)\n")
+    assert not apparmor.available.__wrapped__()
+    (tmp_path / "_CURRENT").unlink()
+    assert not apparmor.available.__wrapped__()
 
 
 def test_apparmor_is_silent_where_the_kernel_lacks_it(

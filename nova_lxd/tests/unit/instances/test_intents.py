@@ -17,6 +17,7 @@ from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
 from nova_lxd.lxd.instances import delete, intents
+from nova_lxd.lxd.instances.expand import Expander
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.paths import Paths
 from nova_lxd.lxd.storage.volume import Volume
@@ -40,7 +41,7 @@ class FakeDriver:
 
     def restore_snapshot(self, snapshot: Volume) -> None:
         assert snapshot.full_name in self.names
-        self.names.add(f"{snapshot.name} as of {snapshot.snapshot}")
+        self.names.add(f"{snapshot.name} as of {snapshot.snapshot}, {snapshot.size} bytes")
 
     def delete_snapshot(self, snapshot: Volume) -> None:
         self.names.discard(snapshot.full_name)
@@ -57,6 +58,9 @@ class FakeInstances:
         storage = SimpleNamespace(get=lambda name: SimpleNamespace(driver=pools[name]))
         self.ctx = SimpleNamespace(db=db, paths=Paths(tmp_path), storage=storage)
         self.dropped: list[int] = []
+
+    def expander(self) -> Expander:
+        return Expander(self.ctx.db)
 
     def drop(self, inst: Instance) -> None:
         self.dropped.append(inst.id)
@@ -168,9 +172,12 @@ def test_restore_is_done_again(tmp_path: Path, db: Database) -> None:
     record = InstanceRecord("default", "c1", "x86_64", "p1", 1.0, config=now, intent="restore:s0")
     record = db_instances.create(db, record)
     then = {"user.a": "old", "volatile.uuid": "other"}
-    db_snapshots.create(db, SnapshotRecord(record.id, "s0", "x86_64", 1.0, config=then))
+    root = {"root": {"type": "disk", "path": "/", "pool": "p1", "size": "5MiB"}}
+    snapshot = SnapshotRecord(record.id, "s0", "x86_64", 1.0, config=then, devices=root)
+    db_snapshots.create(db, snapshot)
     intents.settle(svc, Instance.of(record), record)  # type: ignore[arg-type]
-    assert "c1 as of s0" in driver.names
+    # As large as it is from then on, which the snapshot's devices say.
+    assert f"c1 as of s0, {5 * 1024**2} bytes" in driver.names
     found = db_instances.get_by_id(db, record.id)
     assert found is not None and found.intent == ""
     assert (found.config["user.a"], found.config["volatile.uuid"]) == ("old", "same")
