@@ -220,6 +220,10 @@ def _run(begun: _Start, runs: dict[str, RunConfig], undo: ExitStack) -> None:
         inst.stored_name, paths.run, items, log=log, level="WARN"
     )
     begun.trace.step("liblxc")
+    # The container has a copy in its own namespace.  Every start copies the host's mounts, and
+    # liblxc reads the list of them twice: what is left here costs all later starts.
+    rootmount.unmount(paths.rootfs_mount(record.project, record.name))
+    begun.trace.step("release root")
     inst.idmap = begun.idmap
     inst.frozen = False
     svc.watch(inst, running)

@@ -26,6 +26,16 @@ def test_launch_runs_and_delete_leaves_nothing(own: Daemon) -> None:
     assert "veth" not in links
 
 
+def test_running_containers_do_not_fill_the_hosts_list_of_mounts(own: Daemon) -> None:
+    """Each start copies and reads that list: it must not grow with what runs."""
+    own.lxc("init", "busybox", "c1")
+    before = own.inside("cat", "/proc/self/mountinfo").stdout.splitlines()
+    own.lxc("start", "c1")
+    after = own.inside("cat", "/proc/self/mountinfo").stdout.splitlines()
+    own.lxc("delete", "--force", "c1")
+    assert len(after) <= len(before), set(after) - set(before)
+
+
 def test_init_creates_a_stopped_instance(daemon: Daemon, launch: Launch) -> None:
     name = launch("-c", "user.colour=blue", start=False)
     instance = daemon.instance(name)
