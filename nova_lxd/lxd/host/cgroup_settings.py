@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 _DEFAULT_SHARES = 1024
 _DEFAULT_WEIGHT = 100
+# Files of v2 that only some kernels have.
+RARE = frozenset({"io.weight", "io.bfq.weight"})
 
 # What every container may use, privileged or not (LXD's list): making any node, terminals, the
 # harmless memory devices, fuse and tun.
@@ -64,13 +66,13 @@ def cpu_quota(quota: int, period: int = 100000) -> Setting:
 
 def memory_limit(limit: int) -> Setting:
     """At most ``limit`` bytes of memory and swap together; -1 for no limit."""
-    together = "memory.memsw.limit_in_bytes"
+    together, swap = "memory.memsw.limit_in_bytes", "memory.swap.max"
     # The joint limit may never be below the memory's own: first out of the way, then down.
     v1 = [(together, "-1"), ("memory.limit_in_bytes", str(limit))]
     if limit >= 0:
         v1.append((together, str(limit)))
-    v2 = (("memory.max", _max(limit)), ("memory.swap.max", "max" if limit < 0 else "0"))
-    return Setting("memory", tuple(v1), v2, frozenset({together}))
+    v2 = (("memory.max", _max(limit)), (swap, "max" if limit < 0 else "0"))
+    return Setting("memory", tuple(v1), v2, frozenset({together, swap}))
 
 
 def memory_soft_limit(limit: int) -> Setting:
@@ -104,7 +106,12 @@ def disk_weight(weight: int) -> list[Setting]:
             (("blkio.weight", str(weight)), (name, str(weight))),
             optional=frozenset({"blkio.weight", name}),
         ),
-        Setting("io", (), (("io.weight", str(weight)),)),
+        Setting(
+            "io",
+            (),
+            (("io.weight", str(weight)), ("io.bfq.weight", str(weight))),
+            optional=RARE,
+        ),
     ]
 
 

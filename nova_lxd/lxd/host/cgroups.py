@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nova_lxd.lxd.errors import InternalError
 from nova_lxd.lxd.host import mounts
-from nova_lxd.lxd.host.cgroup_settings import Setting
+from nova_lxd.lxd.host.cgroup_settings import RARE, Setting
 
 _FREEZE_TIMEOUT = 10.0
 _FREEZE_STEP = 0.002
@@ -75,17 +75,29 @@ class Layout:
         return 2 if controller in ("freezer", "devices") and self.unified is not None else 0
 
     def has_file(self, controller: str, name: str) -> bool:
-        """Does this kernel offer a v1 file (``memory.memsw.limit_in_bytes`` is optional)?"""
-        tree = self.v1.get(controller)
-        return tree is not None and (tree.mount / name).exists()
+        """Does this kernel offer a file that not all have (``memory.swap.max``, ``io.weight``)?
+
+        In v2 a group tells; while none has the controller, what most kernels have counts.
+        """
+        if controller in self.v1:
+            return (self.v1[controller].mount / name).exists()
+        groups = self._groups_with(controller)
+        return any((g / name).exists() for g in groups) if groups else name not in RARE
+
+    def _groups_with(self, controller: str) -> list[Path]:
+        """Groups below the root of v2 that have a controller; the root itself lacks its files."""
+        if self.unified is None or controller not in self.v2_controllers:
+            return []
+        top = self.unified.mount
+        below = [path for path in top.iterdir() if path.is_dir()]
+        return [path for path in below if controller in _controllers(path)]
 
     def _writes(self, settings: Iterable[Setting]) -> Iterator[tuple[int, str, str, str]]:
         """(dialect, controller, file, value) for what the host supports."""
         for setting in settings:
             version = self.version(setting.controller)
             for name, value in setting.v1 if version == 1 else setting.v2 if version == 2 else ():
-                optional = version == 1 and name in setting.optional
-                if not optional or self.has_file(setting.controller, name):
+                if name not in setting.optional or self.has_file(setting.controller, name):
                     yield version, setting.controller, name, value
 
     def config_items(self, settings: Iterable[Setting]) -> list[tuple[str, str]]:
@@ -115,6 +127,14 @@ class Layout:
         for top in self.directories(group):
             for directory, _, _ in os.walk(top, topdown=False):
                 _remove_group(Path(directory))
+
+
+def _controllers(group: Path) -> list[str]:
+    """The v2 controllers that a group has; none once it is gone."""
+    try:
+        return (group / "cgroup.controllers").read_text().split()
+    except FileNotFoundError:
+        return []
 
 
 @functools.cache

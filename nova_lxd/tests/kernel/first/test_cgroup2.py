@@ -157,3 +157,19 @@ def test_group_of_a_frozen_guest_can_be_limited(launch: Launch) -> None:
     assert (knob(name, "memory.max"), knob(name, "pids.max")) == (str(64 * MIB), "50")
     lxc("start", name)
     lxc("stop", "-f", name)
+
+
+def test_disks(launch: Launch) -> None:
+    name = launch("-d", "root,limits.read=5MB", "-d", "root,limits.write=20iops")
+    assert "rbps=5000000" in knob(name, "io.max") and "wiops=20" in knob(name, "io.max")
+    lxc("config", "device", "set", name, "root", "limits.read=7MB")
+    assert "rbps=7000000" in knob(name, "io.max")
+
+
+def test_priority_of_disks_where_the_kernel_has_none(launch: Launch) -> None:
+    name = launch("-c", "limits.disk.priority=5")
+    group = cgroup(name)
+    weights = [file for file in ("io.weight", "io.bfq.weight") if (group / file).exists()]
+    assert state(name)["status"] == "Running"
+    lxc("config", "set", name, "limits.disk.priority=7")
+    assert [knob(name, file).split()[-1] for file in weights] == ["700"] * len(weights)

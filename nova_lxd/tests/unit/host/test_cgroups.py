@@ -50,6 +50,24 @@ def test_v2_usage(v2: Cgroup) -> None:
     assert v2.disk_io() == [DiskIo("254:0", 1, 2, 3, 4)]
 
 
+def test_v2_leaves_out_what_the_kernel_lacks(tmp_path: Path) -> None:
+    layout = Layout({}, Hierarchy(tmp_path, "/"), ALL)
+    wanted = [settings.memory_limit(4096), *settings.disk_weight(500)]
+
+    def names() -> list[str]:
+        return [name.removeprefix("lxc.cgroup2.") for name, _ in layout.config_items(wanted)]
+
+    # Nothing is known yet, and no weight is better than a start that fails.
+    assert names() == ["memory.max", "memory.swap.max"]
+    group = tmp_path / "system.slice"
+    group.mkdir()
+    (group / "cgroup.controllers").write_text("io memory\n")
+    assert names() == ["memory.max"]
+    for name in ("memory.swap.max", "io.bfq.weight"):
+        (group / name).write_text("0\n")
+    assert names() == ["memory.max", "memory.swap.max", "io.bfq.weight"]
+
+
 def test_v2_limits(v2: Cgroup) -> None:
     v2.apply(
         [
