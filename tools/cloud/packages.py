@@ -27,7 +27,8 @@ BASE = (
 )
 DAEMON = ("liblxc1", "liblxc-common", "lxcfs", "dnsmasq-base", "squashfs-tools", "uidmap",
           "btrfs-progs", "xz-utils")
-IMAGES = ("mmdebstrap", "debian-archive-keyring", "xz-utils")
+# A compiler: the tiny image has one program of its own.
+IMAGES = ("mmdebstrap", "debian-archive-keyring", "xz-utils", "gcc", "libc6-dev")
 CINDER = ("qemu-utils",)
 UNITS = ("mariadb", "rabbitmq-server", "epmd.socket", "epmd.service", "memcached", "ovn-central",
          "ovn-host", "openvswitch-switch", "haproxy", "dnsmasq", "lxcfs", "lxd")
