@@ -34,7 +34,8 @@ COMPUTE_FEATURES: Section = {
     "metadata_service": True, "disk_config": True, "change_password": True,
     "cold_migration": False, "live_migration": False, "serial_console": True,
     "vnc_console": False, "spice_console": False,
-    "ide_bus": False, "attach_encrypted_volume": False, "personality": False,
+    "ide_bus": False, "attach_encrypted_volume": False, "personality": True,
+    "hostname_fqdn_sanitization": True,
     "stable_rescue": False, "volume_multiattach": False, "swap_volume": False,
 }
 
