@@ -80,12 +80,24 @@ def markdown(results: Mapping[str, Sequence[Result]]) -> str:
     return "\n".join(text)
 
 
+def list_table(cells: Sequence[Sequence[str]]) -> str:
+    """A table for the documentation, the head first, and where it was measured."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in cells:
+        lines += [f"   {'*' if not index else ' '} - {cell}" for index, cell in enumerate(row)]
+    found = machine()
+    lines += [
+        "",
+        f"Measured on {found['time'][:10]}: Linux {found['kernel']}, {found['architecture']},",
+        f"{found['cores']} cores, {found['memory_mb'] / 1024:.0f} GiB, a load of"
+        f" {found['load']:.1f} at the end.",
+    ]
+    return "\n".join([*lines, ""])
+
+
 def rst(results: Mapping[str, Sequence[Result]]) -> str:
     """The table for the documentation."""
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows(results):
-        lines += [f"   {'*' if not index else ' '} - {cell}" for index, cell in enumerate(row)]
-    return "\n".join([*lines, ""])
+    return list_table(rows(results))
 
 
 def machine() -> dict[str, Any]:
