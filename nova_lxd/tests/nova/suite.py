@@ -46,10 +46,16 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     ),
     "wsgi.test_interfaces": ("InterfaceFullstack",),
     "compute.test_host_api": ("ComputeHostAPIMultiCellTestCase",),
+    "test_servers_resource_request": ("PortResourceRequestBasedSchedulingTest",),
 }
 
-# Of some classes only these: the others move instances between hosts.
+# Of some classes only these: most of the others move instances between hosts.
 ONLY: dict[str, tuple[str, ...]] = {
+    "PortResourceRequestBasedSchedulingTest": (  # the others have virtual functions as ports
+        "test_boot_server_with_two_ports_one_having_resource_request",
+        "test_interface_attach_with_resource_request_no_candidates",
+        "test_interface_detach_with_port_with_bandwidth_request",
+    ),
     "ServerMovingTests": (
         "test_resize_revert_same_host",
         "test_resize_confirm_same_host",

@@ -143,23 +143,6 @@ def test_ephemeral_disk_is_mounted(driver: Any, context: Any, image: str) -> Non
     assert not [volume for volume in volumes if volume["name"].startswith(guest.name(instance))]
 
 
-@pytest.mark.parametrize(
-    "specs,message",
-    [
-        ({"lxd:privileged": "true"}, "allow_privileged"),
-        ({"lxd:processes": "no number"}, "limits.processes"),
-    ],
-)
-def test_operator_bounds_flavors(
-    driver: Any, context: Any, image: str, specs: dict[str, str], message: str
-) -> None:
-    instance = world.instance(image, flavor=world.flavor(extra_specs=specs))
-    # The kind of exception that Nova does not follow by a try on another host.
-    with pytest.raises(nova_exception.BuildAbortException, match=message):
-        driver.spawn(context, instance, world.image_meta(image), [], None, {}, [])
-    assert not driver.instance_exists(instance)
-
-
 def test_limits_reach_the_server(driver: Any, context: Any, image: str) -> None:
     specs = {
         "lxd:nesting": "true", "lxd:processes": "300", "quota:cpu_quota": "50000",
