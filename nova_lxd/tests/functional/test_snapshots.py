@@ -51,6 +51,17 @@ def test_restore_brings_the_configuration_back(daemon: Daemon, guest: str) -> No
     assert daemon.lxc("config", "get", guest, "user.v").stdout == "1\n"
 
 
+def test_restored_root_keeps_its_size(daemon: Daemon, pool: str, guest: str) -> None:
+    if pool != "pool-btrfs":
+        pytest.skip("dir has quotas only where the file system has project quotas")
+    daemon.lxc("config", "device", "set", guest, "root", "size=30MiB")
+    daemon.lxc("snapshot", guest, "sized")
+    daemon.lxc("restore", guest, "sized")
+    write = "dd if=/dev/zero of=/big bs=1048576 count=60 && sync"
+    done = daemon.lxc("exec", guest, "--", "sh", "-c", write, check=False)
+    assert done.returncode != 0, done.stderr
+
+
 def test_names_and_listing(daemon: Daemon, guest: str) -> None:
     daemon.lxc("snapshot", guest)
     daemon.lxc("snapshot", guest)
