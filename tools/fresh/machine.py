@@ -151,9 +151,13 @@ class Machine:
         return groups
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a command inside; returns its output.  CalledProcessError when it fails."""
+        """Run a command inside; returns its output.
+
+        CalledProcessError when it fails; unchecked, what it complains of is of no interest.
+        """
         done = subprocess.run(self.enter(*command), stdout=subprocess.PIPE, text=True, check=check,
-                              stdin=subprocess.DEVNULL)
+                              stdin=subprocess.DEVNULL,
+                              stderr=None if check else subprocess.DEVNULL)
         return done.stdout
 
     def processes(self) -> list[str]:

@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -218,6 +219,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Walk; returns the exit code."""
     arguments = parser().parse_args(argv)
+    # Ended by a time limit or a person, it takes its machine away with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     archive, root = work / f"debian-{arguments.init}.tar", work / "root"
