@@ -21,6 +21,8 @@ from nova_lxd.lxd.instances.instance import Instance
 
 _CHUNK = 1 << 20
 _MAX_ID = 2**32 - 2
+# The beginning of the year 1 and the end of the year 9999.
+_FIRST_SECOND, _LAST_SECOND = -62135596800.0, 253402300799.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def _open(request: Request, instance: Instance) -> Rootfs:
 
 def _headers(info: FileInfo) -> dict[str, str]:
     kind = info.kind if info.kind != "other" else "file"
-    modified = datetime.fromtimestamp(info.mtime, UTC)
+    # A guest may give a file any time, beyond the years that there are.
+    seconds = min(max(info.mtime, _FIRST_SECOND), _LAST_SECOND)
+    modified = datetime.fromtimestamp(seconds, UTC)
     return {
         "X-LXD-uid": str(info.uid),
         "X-LXD-gid": str(info.gid),
