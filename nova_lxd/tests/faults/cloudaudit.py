@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The auditor of the cloud run: Nova and Placement against the daemon and the switch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cloud import lxd, ovn
+from cloud.cli import open_cloud
+
+from nova_lxd.tests.cloud.world import World
+
+_KILLED = ("lxd", "nova-compute", "ovs-vswitchd")
+# States that Nova's periodic tasks correct by themselves.
+_SETTLE_SECONDS = 90.0
+_STATES = {"ACTIVE": "Running", "VERIFY_RESIZE": "Running", "SHUTOFF": "Stopped",
+           "PAUSED": "Frozen"}  # fmt: skip
+_PLACEMENT = {"OpenStack-API-Version": "placement 1.36"}
+
+
+class CloudAudit:
+    """``run`` gives what disagrees, as sentences; nothing when all is well."""
+
+    def __init__(self, state: Path) -> None:
+        self._cloud = open_cloud(state)
+        self._admin = World(state, "admin")
+        self._findings: list[str] = []
+
+    def run(self) -> list[str]:
+        """Compare everything; what Nova puts right by itself is given time."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            self._findings = []
+            servers = list(self._admin.api.compute.servers(all_projects=True))
+            self._containers(servers)
+            self._ports(servers)
+            self._placement(servers)
+            if not self._findings or time.monotonic() > deadline:
+                return self._findings
+            time.sleep(2)
+
+    def services_up(self) -> bool:
+        """Do the daemon and nova-compute answer?"""
+        host = self._cloud.first_host
+        for name in _KILLED:
+            condition = self._cloud.controller.condition(self._cloud.on(host, name))
+            if condition.state != "running":
+                return False
+        try:
+            lxd.instances(lxd.socket_path(self._cloud, host))
+        except (OSError, KeyError):
+            return False
+        found = self._admin.api.compute.services(binary="nova-compute")
+        return all(service.state == "up" for service in found)
+
+    def _same(self, what: str, found: Iterable[str], wanted: Iterable[str]) -> None:
+        have, want = set(found), set(wanted)
+        if have != want:
+            self._findings.append(
+                f"{what}: left over {sorted(have - want)}, missing {sorted(want - have)}"
+            )
+
+    def _containers(self, servers: list[Any]) -> None:
+        path = lxd.socket_path(self._cloud, self._cloud.first_host)
+        found = {each["name"]: each["status"] for each in lxd.instances(path)}
+        # What failed may have a container or none: it is the user's to delete.
+        broken = {server.instance_name for server in servers if server.status == "ERROR"}
+        whole = {s.instance_name: s.status for s in servers if s.status != "ERROR"}
+        self._same("containers", set(found) - broken, whole)
+        for name, status in whole.items():
+            wanted = _STATES.get(status)
+            if wanted and name in found and found[name] != wanted:
+                self._findings.append(f"{name} is {found[name]}, Nova has it as {status}")
+
+    def _ports(self, servers: list[Any]) -> None:
+        """The interfaces of running servers are on the switch, and no other server's."""
+        ids = ovn.vsctl(
+            self._cloud, self._cloud.first_host, "--bare", "--columns=external_ids", "find",
+            "Interface", "external_ids:iface-id!=''",
+        )  # fmt: skip
+        plugged = {
+            word.partition("=")[2].strip('"') for word in ids.replace(",", " ").split()
+            if word.startswith("iface-id=")
+        }  # fmt: skip
+        ports = {port.id: port.device_id for port in self._admin.api.network.ports()
+                 if str(port.device_owner).startswith("compute:")}  # fmt: skip
+        known = {server.id for server in servers}
+        self._same("ports of no server", (p for p, s in ports.items() if s not in known), ())
+        running = {s.id for s in servers if s.status == "ACTIVE"}
+        missing = {port for port, server in ports.items() if server in running} - plugged
+        self._same("interfaces on the switch", missing, ())
+        stale = {port for port in plugged if port not in ports and _is_uuid(port)}
+        self._same("interfaces of no port", stale, ())
+
+    def _placement(self, servers: list[Any]) -> None:
+        """Each server that has a host has its allocation, and nobody else has any."""
+        api = self._admin.api.placement
+        providers = api.get("/resource_providers", headers=_PLACEMENT).json()["resource_providers"]
+        found: dict[str, dict[str, int]] = {}
+        for provider in providers:
+            url = f"/resource_providers/{provider['uuid']}/allocations"
+            for consumer, held in api.get(url, headers=_PLACEMENT).json()["allocations"].items():
+                found[consumer] = held["resources"]
+        known = {server.id for server in servers}
+        # While a resize waits, its migration holds the old flavor.
+        migrations = {
+            each.uuid for each in self._admin.api.compute.migrations() if each.status == "finished"
+        }
+        self._same("allocations of nobody", set(found) - known - migrations, ())
+        for server in servers:
+            if server.status == "ERROR":
+                continue
+            memory = found.get(server.id, {}).get("MEMORY_MB")
+            if memory != server.flavor["ram"]:
+                self._findings.append(
+                    f"{server.name} has {memory} MB allocated, its flavor {server.flavor['ram']}"
+                )
+
+
+def _is_uuid(text: str) -> bool:
+    return len(text) == 36 and text.count("-") == 4
