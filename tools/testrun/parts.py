@@ -171,6 +171,9 @@ PARTS: tuple[Part, ...] = (
             (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud", "--full"),
             ("{python}", "tools/cloud/tempest", "--full"),
             (*_CLOUD, "destroy"),
+            # The same from nothing: a minimal Debian, without and with systemd.
+            ("{python}", "tools/newcomer"),
+            ("{python}", "tools/newcomer", "--init", "systemd"),
         ),
         share=(
             (*_CLOUD, "up", "--venv", "{venv}"),
@@ -178,8 +181,8 @@ PARTS: tuple[Part, ...] = (
             ("{python}", "tools/cloud/tempest"),
             (*_CLOUD, "destroy"),
         ),
-        minutes=45,
+        minutes=180,
         root=True,
-        environment={"NOVA_LXD_CLOUD": "{cloud}"},
+        environment={"NOVA_LXD_CLOUD": "{cloud}", "NOVA_LXD_ARTIFACTS": "{work}"},
     ),
 )
