@@ -213,8 +213,10 @@ async def post_instance(request: Request) -> web.StreamResponse:
     body = await request.body(InstancePost)
     if body.migration and not (body.pool or body.project):
         return await _send_away(request, inst, body)
-    if body.project and not request.identity.may_use(body.project):
-        raise NotFound("Project not found")
+    if body.project:
+        request.services.projects.get(body.project)
+        if not request.identity.may_use(body.project):
+            raise NotFound("Project not found")
     new = body.name or inst.name
     if body.pool or body.project:
         move = rename.Move(new, body.project or inst.project, body.pool)

@@ -112,13 +112,26 @@ def validate_all(
 
     :raises BadRequest: with the name of the first device that is wrong.
     """
+    taken: set[str] = set()
     for name, config in devices.items():
         try:
             load(name, config, instance, host).validate()
+            if config.get("type") == "nic":
+                _claim_nic_name(config, taken)
         except LXDError as exc:
             raise BadRequest(
                 f"Invalid devices: Device validation failed for {quoted(name)}: {exc.message}"
             ) from exc
+
+
+def _claim_nic_name(config: Mapping[str, str], taken: set[str]) -> None:
+    inner = config.get("name", "")
+    if inner in taken:
+        raise BadRequest(
+            f'Invalid value for device option "name": Duplicate NIC name detected {quoted(inner)}'
+        )
+    if inner:
+        taken.add(inner)
 
 
 def start_order(devices: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -18,10 +18,11 @@ from nova_lxd.lxd.devices import proxy_address, proxy_process
 from nova_lxd.lxd.devices.interface import Device, RunConfig, Volatile
 from nova_lxd.lxd.devices.nodes import encode
 from nova_lxd.lxd.devices.proxy_address import ProxyAddress
+from nova_lxd.lxd.devices.proxy_forwarder import LISTEN_FAILED
 from nova_lxd.lxd.devices.unix import octal_mode
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host.netlink import Netlink
-from nova_lxd.lxd.host.run import run
+from nova_lxd.lxd.host.run import ProgramError, run
 from nova_lxd.lxd.network import firewall
 from nova_lxd.lxd.network import values as v
 from nova_lxd.lxd.network.firewall import (
@@ -152,7 +153,14 @@ class Proxy(Device):
         job = json.dumps(self._job(str(log / f"proxy.{self.name}.log")))
         # Isolated, and without site-packages: it starts fast and loads nothing but this package.
         command = [sys.executable, "-I", "-S", "-c", _FORWARDER, str(_PACKAGES)]
-        run([*command, self._pid_file(), job], timeout=60)
+        try:
+            run([*command, self._pid_file(), job], timeout=60)
+        except ProgramError as exc:
+            if exc.returncode != LISTEN_FAILED:
+                raise
+            raise BadRequest(
+                f"Listening on {v.quoted(self.get('listen'))} failed: {exc.stderr.strip()}"
+            ) from exc
 
     def _job(self, log: str) -> dict[str, Any]:
         """What the forwarder has to do."""

@@ -29,6 +29,8 @@ from typing import Any
 from nova_lxd.lxd.host import syscalls
 from nova_lxd.lxd.network.processes import start_time
 
+# Exit code when the address cannot be listened on; standard error then says why.
+LISTEN_FAILED = 3
 _CHUNK = 65536
 _BACKLOG = 512
 _UDP_IDLE = 120.0
@@ -374,9 +376,8 @@ def main(pid_file: str, text: str) -> int:
     try:
         listeners = listen(job, listening, connecting)
     except OSError as exc:
-        address = job["listen"]["host"]
-        sys.stderr.write(f"Failed to listen on {address}: {exc.strerror}\n")
-        return 1
+        sys.stderr.write(f"{exc.strerror}\n")
+        return LISTEN_FAILED
     home.enter()
     _background(pid_file, job["log"])
     connecting.enter()

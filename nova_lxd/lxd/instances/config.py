@@ -15,6 +15,7 @@ from nova_lxd.lxd.db.profiles import Devices
 from nova_lxd.lxd.devices.interface import InstanceView
 from nova_lxd.lxd.devices.load import start_order
 from nova_lxd.lxd.errors import BadRequest, InternalError
+from nova_lxd.lxd.host import modules
 from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import (
     confine,
@@ -167,6 +168,8 @@ def apply(
         changes.update(_next_idmap(svc, inst, now))
     with ExitStack() as undo:
         if inst.is_running:
+            if "linux.kernel_modules" in keys:
+                modules.load(now.config.get("linux.kernel_modules", ""))
             _apply_limits(svc, inst, was.config, now.config, keys, undo)
             if keys & _CONFINING_KEYS:
                 _confine(svc, inst, was.config, now.config, undo)

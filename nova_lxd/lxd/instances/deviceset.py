@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from nova_lxd.lxd.db.instances import InstanceRecord
@@ -96,17 +96,24 @@ def start(
     runs: dict[str, RunConfig] = {}
     changes: dict[str, str | None] = {}
     for name in start_order(instance.devices):
-        try:
+        with starting(name):
             device = build(ctx, name, instance.devices[name], instance)
             undo.callback(_undo_start, ctx, name, instance, changes)
             run = device.start()
-        except LXDError as exc:
-            exc.message = f'Failed to start device "{name}": {exc.message}'
-            exc.args = (exc.message,)
-            raise
         runs[name] = run
         changes.update(keys(name, run.volatile))
     return runs, changes
+
+
+@contextmanager
+def starting(name: str) -> Iterator[None]:
+    """Let the errors of a device's start name the device."""
+    try:
+        yield
+    except LXDError as exc:
+        exc.message = f'Failed to start device "{name}": {exc.message}'
+        exc.args = (exc.message,)
+        raise
 
 
 def _undo_start(

@@ -11,7 +11,7 @@ from nova_lxd.lxd.devices import live
 from nova_lxd.lxd.devices.interface import Device, RunConfig, Volatile
 from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
 from nova_lxd.lxd.host import cgroup_settings as cs
-from nova_lxd.lxd.instances import startconfig
+from nova_lxd.lxd.instances import deviceset, startconfig
 from nova_lxd.lxd.instances.instance import Instance
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def plug(svc: Instances, inst: Instance, device: Device, undo: ExitStack) -> Run
             f'Device "{device.name}" cannot be added while the instance runs; stop it first'
         )
     undo.callback(_undo, device)
-    run = device.start()
+    with deviceset.starting(device.name):
+        run = device.start()
     try:
         live.plug(run, target)
     except OSError as exc:
@@ -41,7 +42,8 @@ def plug(svc: Instances, inst: Instance, device: Device, undo: ExitStack) -> Run
         ) from exc
     undo.callback(live.unplug, run, target)
     limit_io(svc, inst, run)
-    device.post_start()
+    with deviceset.starting(device.name):
+        device.post_start()
     return run
 
 

@@ -14,10 +14,10 @@ from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.devices.interface import InstanceView, RunConfig
 from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.host import modules
 from nova_lxd.lxd.host.idmap import Idmap
 from nova_lxd.lxd.host.liblxc import hooks
 from nova_lxd.lxd.host.liblxc.running import kill_leftovers
-from nova_lxd.lxd.host.run import ProgramError, run
 from nova_lxd.lxd.instances import (
     confine,
     deviceset,
@@ -116,7 +116,7 @@ def _idmap_keys(ids: Idmap, base: int) -> Changes:
 def _prepare(begun: _Start) -> None:
     """Directories, and no leftovers of a life that nobody ended properly."""
     svc, record = begun.svc, begun.record
-    _load_modules(begun.expanded.config.get("linux.kernel_modules", ""))
+    modules.load(begun.expanded.config.get("linux.kernel_modules", ""))
     kill_leftovers(svc.ctx.paths.cgroup, begun.inst.stored_name)
     run_dir = svc.ctx.paths.instance_run(record.project, record.name)
     if not run_dir.is_dir():
@@ -129,22 +129,6 @@ def _prepare(begun: _Start) -> None:
         log = log_dir / name
         if log.exists():
             log.replace(log.with_name(f"{name}.old"))
-
-
-def _load_modules(names: str) -> None:
-    """Load kernel modules that are neither loaded nor built in.
-
-    :raises BadRequest: one cannot be loaded.
-    """
-    for name in (part.strip() for part in names.split(",")):
-        if not name or Path("/sys/module", name.replace("-", "_")).is_dir():
-            continue
-        try:
-            run(["modprobe", "--", name])
-        except ProgramError as exc:
-            raise BadRequest(
-                f'Failed to load kernel module "{name[:64]}": {exc.stderr.strip() or exc}'
-            ) from exc
 
 
 def _mount_root(begun: _Start, undo: ExitStack) -> None:

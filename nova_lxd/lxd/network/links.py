@@ -76,21 +76,21 @@ def shape(name: str, bits_per_second: int) -> None:
     if bits_per_second == 0:
         unshape(name)
         return
-    run(
-        ["tc", "-batch", "-"],
-        input=(
-            f"qdisc replace dev {name} root handle 1: htb default 10\n"
-            f"class replace dev {name} parent 1: classid 1:10 htb rate {bits_per_second}bit\n"
-        ).encode(),
-        timeout=60,
-    )
+    # A queue that is there cannot be replaced by its like; its class can.
+    lines = [] if _is_shaped(name) else [f"qdisc replace dev {name} root handle 1: htb default 10"]
+    lines.append(f"class replace dev {name} parent 1: classid 1:10 htb rate {bits_per_second}bit")
+    run(["tc", "-batch", "-"], input="".join(f"{line}\n" for line in lines).encode(), timeout=60)
 
 
 def unshape(name: str) -> None:
     """Take a rate away; nothing happens where none was set."""
-    listed = run(["tc", "qdisc", "show", "dev", name, "root"], timeout=60).text
-    if listed.startswith("qdisc htb 1:"):
+    if _is_shaped(name):
         run(["tc", "qdisc", "del", "dev", name, "root"], timeout=60)
+
+
+def _is_shaped(name: str) -> bool:
+    listed = run(["tc", "qdisc", "show", "dev", name, "root"], timeout=60).text
+    return listed.startswith("qdisc htb 1:")
 
 
 # -- moves ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.schema import instancevalues as v
-from nova_lxd.lxd.schema.configkeys import Key, KeyTable, Validator, any_text
+from nova_lxd.lxd.schema.configkeys import Key, KeyTable, Validator, any_text, is_true
 
 _BOOT = (
     Key("boot.autostart", "bool", "Start when the daemon starts; unset: as it was.", v.boolean),
@@ -208,13 +208,13 @@ def validate(config: Mapping[str, str], *, profile: bool = False) -> None:
 
 def _validate_together(config: Mapping[str, str]) -> None:
     syscalls = "security.syscalls."
-    if config.get("raw.seccomp") and any(
-        config.get(f"{syscalls}{part}") for part in ("allow", "deny", "whitelist", "blacklist")
-    ):
+    allowed = bool(config.get(f"{syscalls}allow"))
+    denied = bool(config.get(f"{syscalls}deny")) or any(
+        is_true(config.get(f"{syscalls}{part}")) for part in ("deny_default", "deny_compat")
+    )
+    if config.get("raw.seccomp") and (allowed or denied):
         raise BadRequest("raw.seccomp is mutually exclusive with security.syscalls*")
-    if config.get(f"{syscalls}allow") and any(
-        config.get(f"{syscalls}{part}") for part in ("deny", "deny_default", "deny_compat")
-    ):
+    if allowed and denied:
         raise BadRequest(
             "security.syscalls.allow is mutually exclusive with security.syscalls.deny*"
         )

@@ -145,6 +145,8 @@ def parse_cpu_set(value: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= MAX_CPUS:
             raise ValueError(f"Invalid CPU range {part[:64]!r}")
+        if not cpus.isdisjoint(range(first, last + 1)):
+            raise ValueError("Cannot define CPU multiple times")
         cpus.update(range(first, last + 1))
     return sorted(cpus)
 

@@ -54,6 +54,28 @@ def test_add_override_set_get_list_remove(daemon: Daemon, launch: Launch) -> Non
     assert daemon.refused("config", "device", "add", name, "x", "disk", "path=/mnt")
 
 
+def test_rates_change_while_it_runs(daemon: Daemon, launch: Launch) -> None:
+    name = launch("-d", "eth0,limits.ingress=1Mbit")
+    link = daemon.get(f"/1.0/instances/{name}/state")["network"]["eth0"]["host_name"]
+
+    def rate() -> str:
+        return daemon.inside("tc", "class", "show", "dev", link).stdout
+
+    assert "rate 1Mbit" in rate()
+    daemon.lxc("config", "device", "set", name, "eth0", "limits.ingress=2Mbit")
+    assert "rate 2Mbit" in rate()
+    daemon.lxc("config", "device", "unset", name, "eth0", "limits.ingress")
+    assert rate() == ""
+
+
+def test_two_nics_of_one_name_are_refused(daemon: Daemon, launch: Launch) -> None:
+    name = launch(start=False)
+    add = ("config", "device", "add", name)
+    daemon.lxc(*add, "e1", "nic", "nictype=p2p", "name=eth1")
+    assert "Duplicate NIC name" in daemon.refused(*add, "e2", "nic", "nictype=p2p", "name=eth1")
+    assert "e2" not in daemon.instance(name)["devices"]
+
+
 def test_none_masks_an_inherited_device(daemon: Daemon, launch: Launch) -> None:
     name = launch(start=False)
     daemon.lxc("config", "device", "add", name, "eth0", "none")
@@ -360,6 +382,21 @@ def test_bad_proxies(daemon: Daemon, launch: Launch, options: tuple[str, ...]) -
     name = launch(start=False)
     assert daemon.refused("config", "device", "add", name, "p", "proxy", *options)
     assert daemon.instance(name)["devices"] == {}
+
+
+def test_proxy_on_a_taken_address_names_device_and_address(
+    daemon: Daemon, launch: Launch
+) -> None:
+    name = launch()
+    add = ("config", "device", "add", name)
+    daemon.lxc(*add, "p1", "proxy", "listen=tcp:127.0.0.1:7071", "connect=tcp:127.0.0.1:80")
+    said = daemon.refused(
+        *add, "p2", "proxy", "listen=tcp:127.0.0.1:7071", "connect=tcp:127.0.0.1:81"
+    )
+    assert 'Failed to start device "p2"' in said
+    if daemon.backend == "bundled":  # LXD cannot always say why
+        assert "tcp:127.0.0.1:7071" in said and "Address already in use" in said
+    assert "p2" not in daemon.instance(name)["devices"]
 
 
 def test_impossible_ports_are_refused(daemon: Daemon, launch: Launch) -> None:

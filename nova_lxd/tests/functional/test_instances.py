@@ -355,6 +355,24 @@ def test_cpu_limit_pins(daemon: Daemon, launch: Launch) -> None:
     wait_for(lambda: daemon.exec(name, "sh", "-c", allowed) == "0-1", "both CPUs for the guest")
 
 
+def test_kernel_modules_are_loaded_at_once(daemon: Daemon, launch: Launch) -> None:
+    name = launch()
+    assert "nosuchmodule" in daemon.refused(
+        "config", "set", name, "linux.kernel_modules", "nosuchmodule"
+    )
+    assert "linux.kernel_modules" not in daemon.instance(name)["config"]
+
+
+def test_syscall_lists_that_contradict_each_other_are_refused(
+    daemon: Daemon, launch: Launch
+) -> None:
+    name = launch("-c", "security.syscalls.deny_default=false", start=False)
+    daemon.lxc("config", "set", name, "security.syscalls.allow=read 1")
+    for contrary in ("security.syscalls.deny=open", "security.syscalls.deny_default=true"):
+        assert "mutually exclusive" in daemon.refused("config", "set", name, contrary)
+    assert "mutually exclusive" in daemon.refused("config", "set", name, "raw.seccomp=2")
+
+
 def test_environment_and_sysctl(daemon: Daemon, launch: Launch) -> None:
     name = launch(
         "-c", "environment.GREETING=hello world", "-c", "linux.sysctl.net.ipv4.ip_forward=1"

@@ -60,6 +60,16 @@ def test_state_adds_up_what_instances_may_use(daemon: Daemon, project: str) -> N
     assert {entry["Limit"] for entry in resources.values()} == {-1}
 
 
+def test_move_to_an_unknown_project_is_refused(daemon: Daemon) -> None:
+    daemon.lxc("init", "busybox", "stays")
+    try:
+        said = daemon.refused("move", "stays", "--target-project", "nowhere")
+        assert "not found" in said
+        assert daemon.instance("stays")["project"] == "default"
+    finally:
+        remove(daemon, "stays")
+
+
 def test_same_name_in_two_projects(daemon: Daemon, project: str) -> None:
     import_image(daemon, "p1")
     daemon.lxc("launch", "busybox", "same")

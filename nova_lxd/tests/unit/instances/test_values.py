@@ -81,6 +81,8 @@ def test_valid_configuration(key: str, value: str) -> None:
         ("limits.cpu", "-1"),
         ("limits.cpu", "3-1"),
         ("limits.cpu", "0-99999999"),
+        ("limits.cpu", "0,0"),
+        ("limits.cpu", "0-2,1"),
         ("limits.cpu.allowance", "0%"),
         ("limits.memory", "lots"),
         ("limits.memory", "101%"),
