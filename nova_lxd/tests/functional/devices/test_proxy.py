@@ -21,8 +21,8 @@ import pytest
 
 from nova_lxd.lxd.devices import load, proxy_process
 from nova_lxd.lxd.devices.interface import Device
+from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host.netlink import Netlink
-from nova_lxd.lxd.host.run import ProgramError
 from nova_lxd.lxd.network import firewall, links
 from nova_lxd.lxd.paths import Paths
 from nova_lxd.tests.functional.network.host import Guest
@@ -225,7 +225,7 @@ def test_port_in_use_fails_clearly_and_leaves_no_process(
 ) -> None:
     with (
         socket.create_server(("127.0.0.1", 8080)),
-        pytest.raises(ProgramError, match="Failed to listen on 127"),
+        pytest.raises(BadRequest, match="Address already in use"),
     ):
         proxy(listen="tcp:127.0.0.1:8080", connect="tcp:127.0.0.1:80")
     assert list(paths.instance_devices("default", "c1").glob("proxy*")) == []
