@@ -93,12 +93,18 @@ function configure_tempest_nova_lxd {
     iniset "$TEMPEST_CONFIG" compute image_ref_alt "$image"
     iniset "$TEMPEST_CONFIG" validation image_ssh_user "${NOVA_LXD_IMAGES%% *}"
     iniset "$TEMPEST_CONFIG" validation image_alt_ssh_user "${NOVA_LXD_IMAGES%% *}"
-    for feature in vnc_console spice_console ide_bus attach_encrypted_volume live_migration; do
+    for feature in vnc_console spice_console ide_bus attach_encrypted_volume live_migration \
+            config_drive; do
         iniset "$TEMPEST_CONFIG" compute-feature-enabled $feature False
     done
-    for feature in resize change_password serial_console; do
+    for feature in resize change_password serial_console personality \
+            hostname_fqdn_sanitization; do
         iniset "$TEMPEST_CONFIG" compute-feature-enabled $feature True
     done
+    # Of the two, only LXD itself intercepts system calls.
+    if [[ "$NOVA_LXD_BACKEND" == "host" ]]; then
+        iniset "$TEMPEST_CONFIG" lxd interceptors True
+    fi
 }
 
 function stop_nova_lxd {

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "tools"))
+
+from cloud.tempestrun import COMPUTE_FEATURES
 
 PLUGIN = Path(__file__).resolve().parents[4] / "devstack"
 
@@ -113,7 +118,29 @@ def test_tempest_gets_the_image_and_the_features(tmp_path: Path) -> None:
     assert "iniset /tempest.conf compute image_ref image-uuid" in calls
     assert "iniset /tempest.conf compute-feature-enabled resize True" in calls
     assert "iniset /tempest.conf compute-feature-enabled vnc_console False" in calls
+    assert not any("interceptors" in call for call in calls)
     assert run_phase(tmp_path, "stack", "test-config", ENABLED="n-cpu") == []
+    host = run_phase(tmp_path, "stack", "test-config", NOVA_LXD_BACKEND="host")
+    assert "iniset /tempest.conf lxd interceptors True" in host
+
+
+@pytest.mark.parametrize("before", ["", "0", "/opt/stack/other"])
+def test_tempest_plugin_is_named_beside_others(tmp_path: Path, before: str) -> None:
+    program = f"{STUBS}\nsource {PLUGIN}/settings\necho $TEMPEST_PLUGINS"
+    done = subprocess.run(
+        ["bash", "-c", program], check=True, capture_output=True, text=True, timeout=60,
+        env={"PATH": "/usr/bin:/bin", "CALLS": str(tmp_path / "calls"), "DATA_DIR": "/data",
+             **({"TEMPEST_PLUGINS": before} if before else {})})
+    others = [before] if before.startswith("/") else []
+    assert done.stdout.split() == [*others, str(PLUGIN.parent)]
+
+
+def test_features_are_those_of_the_quick_start(tmp_path: Path) -> None:
+    """Where the plug-in names a feature, the quick start's tempest.conf says the same of it."""
+    calls = run_phase(tmp_path, "stack", "test-config")
+    named = {words[3]: words[4] == "True" for words in map(str.split, calls)
+             if words[:3] == ["iniset", "/tempest.conf", "compute-feature-enabled"]}
+    assert named and named == {name: COMPUTE_FEATURES[name] for name in named}
 
 
 def test_unstack_stops_the_daemon(tmp_path: Path) -> None:
