@@ -309,7 +309,7 @@ class Audit:
         places = [line.split()[4] for line in text.splitlines()]
         run = f"{self._paths.run}/"
         owners = {place[len(run) :].split("/")[0] for place in places if place.startswith(run)}
-        self._same("mounts of instances", owners, self._running)
+        self._same("mounts of instances that do not run", owners - set(self._running), ())
         doubled = {each for each in places if each.startswith(run) and places.count(each) > 1}
         self._same("mounts on top of each other", doubled, ())
         pool = str(self._paths.pool(POOL))
