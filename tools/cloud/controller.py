@@ -178,7 +178,6 @@ class SystemdController:
         write_private(self._layout.units / f"{service.name}.json", service.to_json())
         if write_private(self._units / unit, render_unit(service, self._layout), mode=0o600):
             self._systemctl("daemon-reload")
-        self._systemctl("reset-failed", unit)
         # Waited for: until its turn comes the old process would answer in the new one's place.
         self._systemctl("restart", unit)
 
