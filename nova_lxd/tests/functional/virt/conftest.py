@@ -48,7 +48,7 @@ def live() -> None:
 
 
 @pytest.fixture(scope="session")
-def conf(live: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def nova_conf(live: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Nova's configuration, set up as nova-compute does, with state in a scratch directory."""
     import nova.conf
     import nova.privsep
@@ -64,6 +64,12 @@ def conf(live: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     nova.conf.CONF.set_override("lock_path", str(state / "locks"), "oslo_concurrency")
     nova.conf.CONF.set_override("enabled", True, "serial_console")
     return nova.conf.CONF
+
+
+@pytest.fixture(scope="session")
+def conf(nova_conf: Any) -> Any:
+    """The configuration; modules with another server give theirs this name."""
+    return nova_conf
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +133,7 @@ def busybox_image() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def context() -> Any:
+def context(nova_conf: Any) -> Any:
     """A user's request context."""
     from nova import context as nova_context
 
