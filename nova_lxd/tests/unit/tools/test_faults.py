@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from nova_lxd.tests.faults.audit import Audit
+from nova_lxd.tests.faults.calls import Caller, Cut, Refused
 from nova_lxd.tests.faults.guests import Guest
-from nova_lxd.tests.faults.worker import Cut, Refused, Worker
+from nova_lxd.tests.faults.things import Things, Volumes
+from nova_lxd.tests.faults.worker import Worker
 
 
 class FakeDaemon:
@@ -37,8 +40,18 @@ def ended(code: int = 200, err: str = "") -> Any:
     return SimpleNamespace(status=200, metadata=metadata)
 
 
+def caller(*answers: object) -> Caller:
+    return Caller(FakeDaemon(*answers), Path("/nowhere"))  # type: ignore[arg-type]
+
+
 def worker(*answers: object) -> Worker:
-    return Worker(FakeDaemon(*answers), 0, "seed")  # type: ignore[arg-type]
+    return Worker(caller(*answers), 0, "seed")
+
+
+def auditor(guest: Guest, content: bytes, told: dict[str, str] | None = None) -> Audit:
+    daemon: Any = FakeDaemon(SimpleNamespace(status=200, body=content))
+    follower: Any = SimpleNamespace(states=told or {})
+    return Audit(daemon, [guest], follower)
 
 
 def test_acknowledged_creation_is_believed() -> None:
@@ -102,7 +115,7 @@ def found(status: str = "Running", snapshots: tuple[str, ...] = ()) -> dict[str,
 def test_auditor_sees_a_broken_promise(
     guest: Guest, there: dict[str, Any] | None, content: bytes, finding: str
 ) -> None:
-    audit = Audit(FakeDaemon(SimpleNamespace(status=200, body=content)), [guest])  # type: ignore[arg-type]
+    audit = auditor(guest, content)
     audit._instances = {} if there is None else {"g": there}
     audit._acknowledged()
     assert len(audit.findings) == 1 and finding in audit.findings[0]
@@ -110,9 +123,52 @@ def test_auditor_sees_a_broken_promise(
 
 def test_auditor_takes_the_daemons_word_in_doubt() -> None:
     guest = Guest("g", exists=None, running=None, file=None, snapshots={"s": None})
-    audit = Audit(FakeDaemon(SimpleNamespace(status=200, body=b"x")), [guest])  # type: ignore[arg-type]
+    audit = auditor(guest, b"x")
     audit._instances = {"g": found("Stopped", ("s",))}
     audit._acknowledged()
     assert audit.findings == []
     assert (guest.exists, guest.running, guest.file) == (True, False, {b"x"})
     assert guest.snapshots == {"s": True}
+
+
+def test_auditor_sees_a_lost_event() -> None:
+    audit = auditor(Guest("g"), b"", {"g": "Stopped"})
+    audit._instances = {"g": found("Running")}
+    audit._events()
+    assert len(audit.findings) == 1 and "by the events" in audit.findings[0]
+    audit._instances = {"g": found("Stopped")}
+    audit.findings = []
+    audit._events()
+    assert audit.findings == []
+
+
+def volume(description: str) -> Any:
+    return SimpleNamespace(status=200, metadata={"description": description})
+
+
+def gone() -> Any:
+    return SimpleNamespace(status=404, error="Not Found")
+
+
+@pytest.mark.parametrize(
+    ("answers", "finding"),
+    [
+        ([SimpleNamespace(status=200), volume("new")], ""),
+        ([SimpleNamespace(status=200), volume("old")], "acknowledged ['new']"),
+        ([SimpleNamespace(status=200), gone()], "exists is False, acknowledged True"),
+        ([ConnectionResetError(), volume("old")], ""),
+        ([ConnectionResetError(), volume("new")], ""),
+        ([ConnectionResetError(), volume("other")], "acknowledged ['new', 'old']"),
+        ([SimpleNamespace(status=500, error="no"), volume("new")], "acknowledged ['old']"),
+    ],
+)
+def test_a_change_is_believed_as_far_as_it_was_acknowledged(
+    answers: list[object], finding: str
+) -> None:
+    things = Things(Volumes(), ["v"], caller(*answers))
+    thing = things.all[0]
+    thing.exists, thing.values = True, frozenset({"old"})
+    with contextlib.suppress(Cut, Refused):
+        things._change(thing, "new")
+    findings = things.audit()
+    assert (finding in findings[0] and len(findings) == 1) if finding else findings == []
