@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import logging
 import queue
-import secrets
 import socket
 import time
 import urllib.parse
@@ -23,8 +22,9 @@ import aiohttp
 from aiohttp import WSMsgType, web
 
 from nova_lxd.lxd import trust
+from nova_lxd.lxd.api.sockets import Sockets
 from nova_lxd.lxd.api.streams import Descriptor
-from nova_lxd.lxd.errors import BadRequest, Forbidden, LXDError
+from nova_lxd.lxd.errors import BadRequest, LXDError
 from nova_lxd.lxd.instances.migration.peer import PeerFailed, PeerGone
 from nova_lxd.lxd.instances.migration.wire import Control, WireError
 from nova_lxd.lxd.operations import Cancelled
@@ -50,24 +50,13 @@ class Rendezvous:
     """The serving side: an operation's secrets, until the other side has connected both."""
 
     def __init__(self) -> None:
-        self.secrets = {name: secrets.token_hex(32) for name in _NAMES}
-        self._sockets: dict[str, web.WebSocketResponse] = {}
-        self._complete = asyncio.Event()
-        self._over = asyncio.Event()
+        self._sockets = Sockets(_NAMES, patience=_MEETING_SECONDS)
+        self.secrets = self._sockets.secrets
 
     async def connect(self, secret: str, pending: Any) -> None:
         """Take one WebSocket; returns when the migration is over."""
-        given = secret.encode()
-        found = [n for n, s in self.secrets.items() if secrets.compare_digest(s.encode(), given)]
-        if not found:
-            raise Forbidden("Connecting to the operation failed: unknown secret")
-        name = found[0]
-        if name in self._sockets or self._over.is_set():
-            raise Forbidden(f"Connecting stream {name} failed: it was connected already")
-        self._sockets[name] = await pending.accept()
-        if len(self._sockets) == len(_NAMES):
-            self._complete.set()
-        await self._over.wait()
+        await self._sockets.accept(secret, pending)
+        await self._sockets.until_over()
 
     async def sockets(self) -> tuple[Socket, Socket]:
         """Both WebSockets, control first.
@@ -75,8 +64,8 @@ class Rendezvous:
         :raises BadRequest: they were not connected in time.
         """
         try:
-            await asyncio.wait_for(self._complete.wait(), _MEETING_SECONDS)
-        except TimeoutError as exc:
+            await self._sockets.wait()
+        except BadRequest as exc:
             raise BadRequest(
                 "Migrating failed: timed out waiting for the other side to connect"
             ) from exc
@@ -84,7 +73,7 @@ class Rendezvous:
 
     def end(self) -> None:
         """Let the handlers of the WebSockets return."""
-        self._over.set()
+        self._sockets.end()
 
 
 class Dialled:

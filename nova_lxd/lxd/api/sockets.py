@@ -21,11 +21,19 @@ class Sockets:
 
     :param names: those that must be there before the work begins.
     :param optional: those that may come later or never.
+    :param patience: seconds that :meth:`wait` waits.
     """
 
-    def __init__(self, names: Collection[str], optional: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        names: Collection[str],
+        optional: Collection[str] = (),
+        patience: float = _CONNECT_SECONDS,
+    ) -> None:
         self.secrets = {name: secrets.token_hex(32) for name in (*names, *optional)}
+        self._patience = patience
         self._needed = frozenset(names)
+        self._claimed: set[str] = set()
         self._connected: dict[str, web.WebSocketResponse] = {}
         self._complete = asyncio.Event()
         self._over = asyncio.Event()
@@ -48,9 +56,15 @@ class Sockets:
         if not names:
             raise Forbidden("Connecting to the operation failed: unknown secret")
         name = names[0]
-        if name in self._connected or self.over:
+        if name in self._claimed or self.over:
             raise Forbidden(f"Connecting stream {name} failed: it was connected already")
-        socket = self._connected[name] = await pending.accept()
+        # The handshake takes a while, in which nobody else may come with the same secret.
+        self._claimed.add(name)
+        try:
+            socket = self._connected[name] = await pending.accept()
+        except BaseException:
+            self._claimed.discard(name)
+            raise
         if self._needed <= self._connected.keys():
             self._complete.set()
         return name, socket
@@ -61,7 +75,7 @@ class Sockets:
         :raises BadRequest: they were not in time.
         """
         try:
-            await asyncio.wait_for(self._complete.wait(), _CONNECT_SECONDS)
+            await asyncio.wait_for(self._complete.wait(), self._patience)
         except TimeoutError as exc:
             raise BadRequest("Timed out waiting for websockets to connect") from exc
 
@@ -69,9 +83,13 @@ class Sockets:
         """What a connection's handler waits for: the end of the work."""
         await self._over.wait()
 
+    def end(self) -> None:
+        """The work has ended: let the handlers return."""
+        self._over.set()
+
     async def close(self) -> None:
         """The work has ended: close what is open and let the handlers return."""
-        self._over.set()
+        self.end()
         for socket in self._connected.values():
             with contextlib.suppress(ConnectionError):
                 await socket.close()

@@ -145,8 +145,11 @@ class CustomVolumes:
         requestor: Mapping[str, Any],
         fill: Callable[[Pool, Volume], None] | None = None,
         snapshots: Sequence[VolumeSnapshotRow] = (),
+        replaced: VolumeRow | None = None,
     ) -> VolumeRow:
         """Make a volume, empty unless ``fill`` makes its content and ``snapshots``.
+
+        Once it is there, ``replaced`` counts as half-deleted: a killed daemon leaves one of them.
 
         :raises BadRequest: bad name, content type or config.  :raises Conflict: it exists.
         """
@@ -183,7 +186,10 @@ class CustomVolumes:
             undo.callback(opened.driver.delete_volume, volume)
             for snapshot in snapshots:
                 db_storage.put_volume_snapshot(self._db, replace(snapshot, volume_id=row_id))
-            db_storage.set_volume_intent(self._db, row_id, "")
+            with self._db.write():
+                db_storage.set_volume_intent(self._db, row_id, "")
+                if replaced is not None:
+                    db_storage.set_volume_intent(self._db, replaced.id, custom_intents.DELETE)
             undo.pop_all()
         self._announce("storage-volume-created", pool, project, name, requestor)
         return self.get(pool, project, name)
@@ -199,6 +205,8 @@ class CustomVolumes:
         with_snapshots: bool,
         requestor: Mapping[str, Any],
         description: str = "",
+        *,
+        replace_source: bool = False,
     ) -> VolumeRow:
         """Make a volume from another one or one of its snapshots, of any pool."""
         origin = self._pool(source.pool)
@@ -223,6 +231,7 @@ class CustomVolumes:
                 requestor,
                 fill,
                 wanted,
+                source if replace_source else None,
             )
 
     def update(
@@ -269,12 +278,13 @@ class CustomVolumes:
         self, row: VolumeRow, pool: str, project: str, name: str, requestor: Mapping[str, Any]
     ) -> None:
         """Move a volume with its snapshots to another pool, project or name."""
-        self._refuse_in_use(row)
         if (pool, project) == (row.pool, row.project):
             self.rename(row, name, requestor)
             return
-        self.copy(row, "", pool, project, name, {}, True, requestor)
-        self.delete(row, requestor)
+        with self.hold(row, "move"):
+            self._refuse_in_use(row)
+            self.copy(row, "", pool, project, name, {}, True, requestor, replace_source=True)
+            self.delete(row, requestor)
 
     def delete(self, row: VolumeRow, requestor: Mapping[str, Any]) -> None:
         """:raises BadRequest: an instance or profile uses it."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -280,3 +282,36 @@ def test_shifted_volume_is_shared_between_id_maps(daemon: Daemon, launch: Launch
         for guest in guests:
             daemon.lxc("delete", "-f", guest)
         daemon.lxc("storage", "volume", "delete", "default", "shared")
+
+
+def test_killed_move_leaves_one_whole_volume(own: Daemon) -> None:
+    """kill -9 at many points of a move between pools: afterwards the volume is in one of them."""
+    if own.backend == "lxd":
+        pytest.skip("real LXD copies and then deletes: killed between, it has both")
+    own.lxc("storage", "create", "other", "dir")
+    own.lxc("storage", "volume", "create", "default", "v")
+    tree = own.lxd_dir / "storage-pools/default/custom/default_v"
+    for number in range(3000):
+        (tree / str(number)).write_text("content\n")
+    own.lxc("storage", "volume", "snapshot", "default", "v", "s0")
+    where, ends = "default", set()
+    for part in range(8):
+        target = "other" if where == "default" else "default"
+        url = f"/1.0/storage-pools/{where}/volumes/custom/v"
+        assert own.api("POST", url, {"name": "v", "pool": target}).status == 202
+        time.sleep(0.03 * part)
+        own.restart(signal.SIGKILL)
+        found = [
+            pool
+            for pool in ("default", "other")
+            if own.api("GET", f"/1.0/storage-pools/{pool}/volumes/custom/v").status == 200
+        ]
+        assert len(found) == 1, found
+        ends.add(found[0] == target)
+        where = found[0]
+        volumes = sorted(own.lxd_dir.glob("storage-pools/*/custom/default_v"))
+        assert [path.parts[-3] for path in volumes] == [where]
+        assert len(list(volumes[0].iterdir())) == 3000
+        snapshots = own.get(f"/1.0/storage-pools/{where}/volumes/custom/v/snapshots")
+        assert [name.rpartition("/")[2] for name in snapshots] == ["s0"]
+    assert False in ends, "no kill came before the end of a move"
