@@ -413,6 +413,9 @@ class LXDDriver(driver.ComputeDriver):
         except exception.LXDError as e:
             LOG.error("Detaching port %s failed: %s", vif["id"], e, instance=instance)
             raise nova_exception.InterfaceDetachFailed(instance_uuid=instance.uuid)
+        if instance.device_metadata:
+            instance.device_metadata = tags.without(instance.device_metadata, vif["address"])
+            instance.save()
 
     def _tag(self, context: Any, instance: Any) -> None:
         instance.device_metadata = tags.device_metadata(context, instance)

@@ -22,6 +22,14 @@ def device_metadata(context: Any, instance: Any) -> objects.InstanceDeviceMetada
     return objects.InstanceDeviceMetadata(devices=devices) if devices else None
 
 
+def without(
+    metadata: objects.InstanceDeviceMetadata | None, mac: str
+) -> objects.InstanceDeviceMetadata | None:
+    """Return the metadata without the port that was detached."""
+    kept = [device for device in metadata.devices if device.mac != mac] if metadata else []
+    return objects.InstanceDeviceMetadata(devices=kept) if kept else None
+
+
 def _mac(port: Any) -> str:
     # the record's address is "<mac>/<port id>" where Neutron is used
     return str(port.address).partition("/")[0]
