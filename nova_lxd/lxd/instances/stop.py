@@ -162,8 +162,7 @@ def cleanup(
     expanded = svc.expanded(record)
     ctx = svc.ctx
     svc.target(inst)  # told to whoever asked; a later start must not find it
-    if current.alive:  # only its monitor ended: it was killed
-        _kill_leftovers(svc, inst)
+    _kill_leftovers(svc, inst)
     trace.step("read")
     changes = deviceset.post_stop(ctx, deviceset.view(ctx, record, expanded, inst.idmap))
     trace.step("devices")
@@ -185,7 +184,7 @@ def cleanup(
 
 
 def _kill_leftovers(svc: Instances, inst: Instance) -> None:
-    """End a container that lost its monitor: nobody else will."""
+    """End a container that lost its monitor, and remove its control groups: nobody else will."""
     running.kill_leftovers(svc.ctx.paths.cgroup, inst.stored_name)
 
 
