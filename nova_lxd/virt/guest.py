@@ -196,6 +196,7 @@ def ephemeral_volume(instance: Any, index: int) -> str:
 def ephemeral(instance: Any, index: int, pool: str) -> dict[str, str]:
     """Return the device of an ephemeral disk: a volume mounted at /mnt/ephemeralN."""
     return {
+        **disk_limits(instance.flavor.extra_specs),
         "type": "disk",
         "pool": pool,
         "source": ephemeral_volume(instance, index),

@@ -11,10 +11,12 @@ from nova_lxd.tests.nova import exclusions, world
 
 BASE = "nova.tests.functional."
 CONTRACT = "nova_lxd.tests.nova.drivers"
+OUTAGE = "nova_lxd.tests.nova.outage"
 
 # Module → classes. What is not here needs cyborg, libvirt, nested providers or several cells.
 CHOSEN: dict[str, tuple[str, ...]] = {
     CONTRACT: ("LXDConnectionTestCase", "LXDLoaderTestCase"),
+    OUTAGE: ("ServiceOutageTestCase",),
     "test_servers": (
         "ServersTest",
         "ServersTestV219",
@@ -89,7 +91,7 @@ def build(pattern: str = "") -> tuple[unittest.TestSuite, dict[str, str]]:
     suite = unittest.TestSuite()
     left_out = {}
     for module_name, classes in CHOSEN.items():
-        prefix = "" if module_name == CONTRACT else BASE
+        prefix = "" if module_name in (CONTRACT, OUTAGE) else BASE
         module = importlib.import_module(prefix + module_name)
         for class_name in classes:
             subject = reclassed(getattr(module, class_name))

@@ -132,12 +132,15 @@ def test_others_are_never_touched(driver: Any, server: Any) -> None:
 
 
 def test_ephemeral_disk_is_mounted(driver: Any, context: Any, image: str) -> None:
-    instance = world.instance(image, 9)
+    specs = {"quota:disk_write_bytes_sec": "10485760"}
+    instance = world.instance(image, 9, flavor=world.flavor(extra_specs=specs))
     disks = {"ephemerals": [{"device_name": "/dev/vdb", "size": 1, "guest_format": None}]}
     driver.spawn(
         context, instance, world.image_meta(image), [], None, {}, world.network_info(0), disks
     )
     guests.run(driver, instance, "touch", "/mnt/ephemeral0/mine")
+    device = driver.instances.get(guest.name(instance))["devices"]["ephemeral0"]
+    assert device["limits.write"] == "10485760B"
     driver.destroy(context, instance, [], disks)
     volumes = driver.client.get("storage-pools", "default", "volumes", "custom", recursion="1")
     assert not [volume for volume in volumes if volume["name"].startswith(guest.name(instance))]
