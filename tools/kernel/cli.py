@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--report", type=Path, help="write a JUnit report of all tests here")
     parser.add_argument("--keep", type=Path, help="leave logs in this directory")
-    parser.add_argument("--seconds", type=float, default=600, help="time for each boot")
+    parser.add_argument("--seconds", type=float, default=900, help="time for each boot")
     parser.add_argument("-k", dest="only", default="", help="as pytest's: only these tests")
     parser.add_argument("--boot", action="append", choices=BOOTS, help="only this boot")
     return parser
