@@ -12,6 +12,7 @@ from nova_lxd.lxd.api import envelope
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.errors import BadRequest, NotFound
+from nova_lxd.lxd.host.liblxc.client import Zygote
 
 # Nothing but what is made there may be asked for: no console log, no path.
 _NAME = re.compile(
@@ -20,32 +21,38 @@ _NAME = re.compile(
 )
 
 
-def _directory(request: Request) -> Path:
+# liblxc's configuration of the last start; it is kept beside the running container's other files.
+_CONFIG = "lxc.conf"
+
+
+def _files(request: Request) -> dict[str, Path]:
+    """The files that may be asked for, by name."""
     instance = request.services.instances.get(request.project().name, request.path("name"))
-    return request.services.paths.log(instance.project, instance.name)
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in directory.iterdir() if _NAME.match(entry.name))
-    except FileNotFoundError:
-        return []
+    paths = request.services.paths
+    found = {}
+    config = Zygote.config_path(instance.stored_name, paths.run)
+    if config.is_file():
+        found[_CONFIG] = config
+    directory = paths.log(instance.project, instance.name)
+    if directory.is_dir():
+        found |= {entry.name: entry for entry in directory.iterdir() if _NAME.match(entry.name)}
+    return found
 
 
 @route("GET", "/1.0/instances/{name}/logs")
 @route("GET", "/1.0/containers/{name}/logs")
 async def get_logs(request: Request) -> web.StreamResponse:
     """List the log files."""
-    names = await request.run(_names, _directory(request))
+    names = sorted(await request.run(_files, request))
     return envelope.sync([f"{request.api_url()}/{name}" for name in names])
 
 
-def _path(request: Request) -> Path:
+async def _path(request: Request) -> Path:
     name = request.path("file")
     if not _NAME.match(name):
         raise BadRequest(f"log file name {name[:64]!r} not valid")
-    path = _directory(request) / name
-    if not path.is_file():
+    path = (await request.run(_files, request)).get(name)
+    if path is None:
         raise NotFound("Not Found")
     return path
 
@@ -54,7 +61,7 @@ def _path(request: Request) -> Path:
 @route("GET", "/1.0/containers/{name}/logs/{file}")
 async def get_log(request: Request) -> web.StreamResponse:
     """Read a log file."""
-    path = _path(request)
+    path = await _path(request)
     headers = {"Content-Disposition": f"inline;filename={path.name}"}
     response = web.FileResponse(path, headers=headers)
     response.content_type = "application/octet-stream"
@@ -67,6 +74,6 @@ async def delete_log(request: Request) -> web.StreamResponse:
     """Delete recorded output of exec."""
     if not request.path("file").startswith("exec_"):
         raise BadRequest("Only recorded output of exec may be deleted, not the instance's logs")
-    path = _path(request)
+    path = await _path(request)
     await request.run(path.unlink)
     return envelope.sync()

@@ -61,6 +61,13 @@ def _full(request: Request, entries: Iterable[_Entry]) -> list[dict[str, Any]]:
     return result
 
 
+@route("GET", "/1.0/virtual-machines")
+async def get_virtual_machines(request: Request) -> web.StreamResponse:
+    """List the virtual machines: there are none here."""
+    request.project()
+    return envelope.sync([])
+
+
 @route("GET", "/1.0/containers")
 @route("GET", "/1.0/instances")
 async def get_instances(request: Request) -> web.StreamResponse:

@@ -519,6 +519,24 @@ def test_cluster_says_not_clustered(daemon: Daemon) -> None:
     assert cluster["enabled"] is False and cluster["server_name"] == ""
 
 
+def test_logs_are_listed_and_read(daemon: Daemon, launch: Launch) -> None:
+    name = launch()
+    path = f"/1.0/instances/{name}/logs"
+    assert daemon.get(path) == [f"{path}/lxc.conf", f"{path}/lxc.log"]
+    conf = daemon.api("GET", f"{path}/lxc.conf")
+    assert conf.status == 200 and b"lxc.rootfs.path" in conf.body
+    assert daemon.api("GET", f"{path}/console.log").status == 400
+    missing = f"exec_{'0' * 8}-0000-0000-0000-{'0' * 12}.stdout"
+    assert daemon.api("GET", f"{path}/{missing}").status >= 400
+    assert daemon.api("DELETE", f"{path}/lxc.conf").status >= 400
+
+
+def test_there_are_no_virtual_machines(daemon: Daemon, launch: Launch) -> None:
+    launch(start=False)
+    assert daemon.get("/1.0/virtual-machines") == []
+    assert daemon.get("/1.0/instances?instance-type=virtual-machine") == []
+
+
 def test_info_resources(daemon: Daemon) -> None:
     text = daemon.lxc("info", "--resources").stdout
     assert "CPU" in text and "Memory:" in text
