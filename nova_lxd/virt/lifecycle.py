@@ -62,10 +62,13 @@ class Lifecycle:
         """Create the container and, with ``power_on``, start it once its ports are plugged."""
         began = time.monotonic()
         name = guest.name(instance)
-        network_info = network_info or []
         with contextlib.ExitStack() as undo:
             fingerprint = self._images.ensure(context, image_id, instance.trusted_certs)
             devices = self._volumes(instance, block_device_info, undo)
+            asked = time.monotonic()
+            # Nova has Neutron allocate the ports meanwhile: to look at them is to wait for that.
+            network_info = network_info or []
+            waited = time.monotonic() - asked
             devices[guest.ROOT] = guest.root(instance.flavor, CONF.lxd.pool)
             config = self.config(instance, instance.flavor)
             config |= metadata.cloud_init_keys(instance, network_info)
@@ -76,7 +79,7 @@ class Lifecycle:
             undo.callback(quietly, self._drives.remove, instance)
             self._config_drive(instance, network_info, injected_files, admin_password)
             undo.callback(quietly, self.unplug, instance, network_info)
-            waited = self._plug_and_start(instance, network_info, power_on)
+            waited += self._plug_and_start(instance, network_info, power_on)
             undo.pop_all()
         took = time.monotonic() - began
         LOG.info(
