@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nova_lxd.lxd.db import instances as db_instances
@@ -14,7 +15,7 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.profiles import Devices
 from nova_lxd.lxd.devices.interface import InstanceView
 from nova_lxd.lxd.devices.load import start_order
-from nova_lxd.lxd.errors import BadRequest, InternalError
+from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
 from nova_lxd.lxd.host import modules
 from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import (
@@ -106,17 +107,19 @@ def update(svc: Instances, inst: Instance, wanted: Wanted) -> None:
     expander = svc.expander()
     was = expander.expand(record.project, record.profiles, record.config, record.devices)
     now = expander.expand(record.project, wanted.profiles, config, devices)
-    changes = apply(svc, inst, record, was, now)
-    db_instances.update(
-        svc.ctx.db,
-        inst.id,
-        architecture=wanted.architecture,
-        config=deviceset.patched(config, changes),
-        devices=devices,
-        description=wanted.description,
-        ephemeral=wanted.ephemeral,
-        profiles=wanted.profiles,
-    )
+    with ExitStack() as undo:
+        changes = apply(svc, inst, record, was, now, undo)
+        db_instances.update(
+            svc.ctx.db,
+            inst.id,
+            architecture=wanted.architecture,
+            config=deviceset.patched(config, changes),
+            devices=devices,
+            description=wanted.description,
+            ephemeral=wanted.ephemeral,
+            profiles=wanted.profiles,
+        )
+        undo.pop_all()
     processors.rebalance(svc)
     tell_guest(svc, inst, was, now)
 
@@ -147,13 +150,19 @@ def _checked_config(
 
 
 def apply(
-    svc: Instances, inst: Instance, record: InstanceRecord, was: Expanded, now: Expanded
+    svc: Instances,
+    inst: Instance,
+    record: InstanceRecord,
+    was: Expanded,
+    now: Expanded,
+    undo: ExitStack,
 ) -> Changes:
     """Bring devices and the running container from one configuration to another.
 
     Returns the volatile keys to record with the new configuration (recorded already when devices
     were touched: a device finds itself by them).
 
+    :param undo: gets what takes all back, for the case that it cannot be recorded.
     :raises BadRequest: the new configuration is wrong, or cannot be applied while it runs.
     """
     create.check_expanded(svc, record.project, record.name, now)
@@ -166,15 +175,13 @@ def apply(
     }
     if keys & _IDMAP_KEYS:
         changes.update(_next_idmap(svc, inst, now))
-    with ExitStack() as undo:
-        if inst.is_running:
-            if "linux.kernel_modules" in keys:
-                modules.load(now.config.get("linux.kernel_modules", ""))
-            _apply_limits(svc, inst, was.config, now.config, keys, undo)
-            if keys & _CONFINING_KEYS:
-                _confine(svc, inst, was.config, now.config, undo)
-        changes.update(_apply_devices(svc, inst, record, was, now))
-        undo.pop_all()
+    if inst.is_running:
+        if "linux.kernel_modules" in keys:
+            modules.load(now.config.get("linux.kernel_modules", ""))
+        _apply_limits(svc, inst, was.config, now.config, keys, undo)
+        if keys & _CONFINING_KEYS:
+            _confine(svc, inst, was.config, now.config, undo)
+    changes.update(_apply_devices(svc, inst, record, was, now, undo))
     if inst.is_running:
         svc.nodes.follow(inst, now.devices)
     if changes:
@@ -289,7 +296,12 @@ def diff(
 
 
 def _apply_devices(
-    svc: Instances, inst: Instance, record: InstanceRecord, was: Expanded, now: Expanded
+    svc: Instances,
+    inst: Instance,
+    record: InstanceRecord,
+    was: Expanded,
+    now: Expanded,
+    undo: ExitStack,
 ) -> Changes:
     pid = inst.running.init if inst.running else None
     ids = inst.idmap if inst.is_running else svc.idmap_of(now.config)
@@ -299,14 +311,29 @@ def _apply_devices(
     changes: Changes = {}
     for name in reversed(todo.removed):
         changes.update(_remove(svc, inst, name, old_view, replaced=name in todo.added))
+        undo.callback(_taken_back, inst, name, partial(_add, svc, inst, name, old_view))
     for name in todo.added:
         changes.update(_add(svc, inst, name, _with(new_view, changes)))
+        seen = _with(new_view, changes)
+        undo.callback(
+            _taken_back, inst, name, partial(_remove, svc, inst, name, seen, replaced=True)
+        )
     for name in todo.updated:
         device = deviceset.build(svc.ctx, name, now.devices[name], _with(new_view, changes))
+        before = deviceset.build(svc.ctx, name, was.devices[name], old_view)
+        undo.callback(_taken_back, inst, name, partial(before.update, now.devices[name]))
         run = device.update(was.devices[name])
         hotplug.limit_io(svc, inst, run)
         changes.update(deviceset.keys(name, run.volatile))
     return changes
+
+
+def _taken_back(inst: Instance, name: str, action: Callable[[], object]) -> None:
+    """Undo the change of one device; what fails must not keep the others from it."""
+    try:
+        action()
+    except (LXDError, OSError):
+        LOG.exception("Taking back the change of device %s of %s failed", name, inst)
 
 
 def _with(seen: InstanceView, changes: Changes) -> InstanceView:

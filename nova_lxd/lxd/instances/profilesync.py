@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from nova_lxd.lxd.db import instances as db_instances
@@ -43,8 +44,9 @@ def changed(svc: Instances, project: str, old: Profile, new: Profile) -> None:
         was = before.expand(record.project, record.profiles, record.config, record.devices)
         now = after.expand(record.project, record.profiles, record.config, record.devices)
         try:
-            with svc.hold(inst, "update", patience=30.0):
-                instance_config.apply(svc, inst, record, was, now)
+            with svc.hold(inst, "update", patience=30.0), ExitStack() as undo:
+                instance_config.apply(svc, inst, record, was, now, undo)
+                undo.pop_all()
                 instance_config.tell_guest(svc, inst, was, now)
         except LXDError as exc:
             LOG.error("Applying profile %s to %s failed: %s", new.name, inst, exc)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left when parts of a running container are killed: nothing.
+"""What is left when parts are killed or writes fail in the midst of a change: nothing.
 
 For the bundled daemon: real LXD has other processes.
 """
@@ -7,12 +7,14 @@ For the bundled daemon: real LXD has other processes.
 from __future__ import annotations
 
 import os
+import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nova_lxd.tests.faults.injectors import processes
+from nova_lxd.tests.faults.injectors import no_writes, processes
 from nova_lxd.tests.functional.conftest import Launch
 from nova_lxd.tests.functional.daemon import Daemon
 from nova_lxd.tests.functional.sandbox import wait_for
@@ -62,3 +64,38 @@ def test_killed_monitor_leaves_no_control_group(
     wait_for(lambda: not groups(daemon, name), f"the end of {name}'s control groups", timeout=10)
     daemon.lxc("start", name)
     assert daemon.exec(name, "echo", "back") == "back"
+
+
+@pytest.fixture
+def volume(daemon: Daemon) -> Iterator[str]:
+    daemon.lxc("storage", "volume", "create", "default", "data")
+    yield "data"
+    daemon.lxc("storage", "volume", "delete", "default", "data")
+
+
+def test_a_device_that_cannot_be_recorded_is_not_there(
+    daemon: Daemon, launch: Launch, volume: str
+) -> None:
+    name = launch()
+    disk = {"type": "disk", "pool": "default", "source": volume, "path": "/mnt"}
+    undo = no_writes(daemon, random.Random(1))  # type: ignore[arg-type]
+    try:
+        answer = daemon.api("PATCH", f"/1.0/instances/{name}", {"devices": {"data": disk}})
+    finally:
+        undo()
+    assert answer.status >= 400
+    assert "data" not in daemon.instance(name)["devices"]
+    assert "/mnt" not in daemon.exec(name, "cat", "/proc/mounts")
+    assert list((daemon.lxd_dir / "devices").glob(f"{name}/*")) == []
+
+
+def test_a_device_is_not_there_when_another_of_the_same_change_fails(
+    daemon: Daemon, launch: Launch, volume: str
+) -> None:
+    name = launch()
+    disk = {"type": "disk", "pool": "default", "source": volume, "path": "/mnt"}
+    missing = {"type": "disk", "source": "/no/such/path", "path": "/srv"}
+    change = {"devices": {"a": disk, "z": missing}}
+    assert daemon.api("PATCH", f"/1.0/instances/{name}", change).status == 400
+    assert "/mnt" not in daemon.exec(name, "cat", "/proc/mounts")
+    assert list((daemon.lxd_dir / "devices").glob(f"{name}/*")) == []
