@@ -126,7 +126,7 @@ class Audit:
                 guest.gone()
                 continue
             if guest.exists is None:
-                guest.exists = True
+                guest.exists, guest.deleting = True, False
             running = there["status"] == "Running"
             if guest.running is not None and guest.running != running:
                 self.findings.append(

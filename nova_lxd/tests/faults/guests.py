@@ -20,13 +20,15 @@ class Guest:
     name: str
     exists: bool | None = False
     running: bool | None = False
+    # A deletion that failed in the midst is finished by the next daemon.
+    deleting: bool = False
     snapshots: dict[str, bool | None] = field(default_factory=dict)
     snapshot_files: dict[str, Contents] = field(default_factory=dict)
     file: Contents = field(default_factory=lambda: {b""})
 
     def made(self, file: Contents = None) -> None:
         """It was created anew, its file as given (b"" = none)."""
-        self.exists, self.running = True, False
+        self.exists, self.running, self.deleting = True, False, False
         self.snapshots.clear()
         self.snapshot_files.clear()
         self.file = {b""} if file is None else set(file)

@@ -79,7 +79,7 @@ class Worker:
     def _look(self, guest: Guest) -> None:
         """After a lost answer: what is there now counts, once nothing is at work on it."""
         running = self._caller.found("/1.0/operations?recursion=1").get("running", ())
-        if any(guest.name in str(each["resources"]) for each in running):
+        if guest.deleting or any(guest.name in str(each["resources"]) for each in running):
             raise Cut
         found = self._caller.found(f"/1.0/instances/{guest.name}")
         if found is None:
@@ -152,8 +152,9 @@ class Worker:
     def _delete(self, guest: Guest) -> None:
         try:
             self._caller.operate("DELETE", f"/1.0/instances/{guest.name}")
-        except (Cut, Refused):  # one that fails in the midst is finished by the next daemon
+        except (Cut, Refused):
             guest.doubtful()
+            guest.deleting = True
             raise
         guest.gone()
 
