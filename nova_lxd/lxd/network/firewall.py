@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nova_lxd.lxd.errors import InternalError
 from nova_lxd.lxd.host.run import ProgramError, run
 
 Expression = dict[str, Any]
@@ -53,7 +54,7 @@ def table_name(tag: str, kind: str, *parts: str) -> str:
 def apply(*tables: Table) -> None:
     """Put the tables in place of any of the same name, all in one transaction.
 
-    :raises ProgramError: nftables refuses them; nothing has changed then.
+    :raises InternalError: nftables refuses them or is not there; nothing has changed then.
     """
     commands: list[Expression] = []
     for table in tables:
@@ -74,7 +75,14 @@ def apply(*tables: Table) -> None:
                 }
                 for rule in chain.rules
             ]
-    _nft(commands)
+    try:
+        _nft(commands)
+    except ProgramError as exc:
+        names = ", ".join(f"{table.family} {table.name}" for table in tables)
+        raise InternalError(
+            f"Making the nftables rules {names} failed: {' '.join(exc.stderr.split())}; they need "
+            "the program nft and a kernel that has nf_tables for this family"
+        ) from exc
 
 
 def remove(family: str, name: str) -> None:

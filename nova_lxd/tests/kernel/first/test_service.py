@@ -7,7 +7,17 @@ from pathlib import Path
 
 from nova_lxd.tests.functional.sandbox import wait_for
 from nova_lxd.tests.kernel.conftest import COMMAND, Launch
-from nova_lxd.tests.kernel.host import LXD_DIR, SERVICES, init_pid, lxc, query, run, state, unit
+from nova_lxd.tests.kernel.host import (
+    LXD_DIR,
+    SERVICES,
+    init_pid,
+    lxc,
+    query,
+    refused,
+    run,
+    state,
+    unit,
+)
 
 DAEMON = SERVICES[0]
 
@@ -64,6 +74,13 @@ def test_address_by_dhcp(launch: Launch) -> None:
         return [a["address"] for a in network["addresses"] if a["family"] == "inet"]
 
     wait_for(addresses, "an address by DHCP", timeout=60)
+
+
+def test_rules_without_nftables_are_refused(service: None) -> None:
+    said = refused("network", "create", "other", "ipv4.address=10.80.0.1/24", "ipv6.address=none")
+    assert "nftables" in said and "Operation not supported" in said
+    assert "other" not in [network["name"] for network in query("/1.0/networks?recursion=1")]
+    assert not Path("/sys/class/net/other").exists()
 
 
 def test_containers_outlive_a_restart(launch: Launch) -> None:

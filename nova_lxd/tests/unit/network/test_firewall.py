@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nova_lxd.lxd.errors import InternalError
 from nova_lxd.lxd.host.run import Completed, ProgramError
 from nova_lxd.lxd.network import firewall
 
@@ -37,3 +38,9 @@ def test_table_that_cannot_be_removed_is_told(monkeypatch: pytest.MonkeyPatch) -
     fake_nft(monkeypatch, [{"family": "inet", "name": "t"}])
     with pytest.raises(ProgramError):
         firewall.remove("inet", "t")
+
+
+def test_rules_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nft(monkeypatch, [])
+    with pytest.raises(InternalError, match=r"inet t failed: .*not supported; they need .* nft"):
+        firewall.apply(firewall.Table("inet", "t"))
