@@ -23,7 +23,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -106,7 +105,7 @@ class Bench:
 
         eventually(f"{count} ACTIVE servers", _PATIENCE, all_active, pause=0.1)
 
-    @contextmanager
+    @contextlib.contextmanager
     def removed(self, name: str) -> Iterator[None]:
         """Delete the servers of that name after the block, and record nothing."""
         try:
@@ -145,7 +144,7 @@ def single(bench: Bench, image: str, rounds: int) -> None:
 def fake(bench: Bench, state: Path, rounds: int) -> None:
     """The same with nova's fake driver, without a port: no agent would wire it."""
     total, own = [], []
-    with FakeHost(state) as host:
+    with _forgotten(bench), FakeHost(state) as host:
         _wait_for_host(bench, host.name)
         for _ in range(rounds):
             with bench.removed("bench-fake"):
@@ -156,6 +155,17 @@ def fake(bench: Bench, state: Path, rounds: int) -> None:
                 own.append(host.log.matches(_ANY, {servers[0].id})[servers[0].id][0])
     bench.add("nova's fake driver: spawn", "s", own)
     bench.add("nova's fake driver: request to ACTIVE, no port", "s", total)
+
+
+@contextlib.contextmanager
+def _forgotten(bench: Bench) -> Iterator[None]:
+    """After the block let Nova and Placement forget the fake host."""
+    compute = bench.admin.api.compute
+    try:
+        yield
+    finally:
+        for service in compute.services(binary="nova-compute", host=FakeHost.name):
+            compute.delete_service(service)
 
 
 def _wait_for_host(bench: Bench, name: str) -> None:
@@ -220,7 +230,7 @@ def rst(rows: list[Row]) -> str:
     return report.list_table(cells)
 
 
-@contextmanager
+@contextlib.contextmanager
 def bench(state: Path) -> Iterator[Bench]:
     """User demo without quota, and a flavor that takes no processors and no disk."""
     with contextlib.ExitStack() as undo:

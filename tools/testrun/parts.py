@@ -64,6 +64,7 @@ _NOVA_SHARE = (
     "ImagesTest",
 )
 _CLOUD = ("{python}", "quickstart", "--state", "{cloud}")
+_CLOUD_BENCHMARK = ("{python}", "-m", "benchmarks.cloud", "--state", "{cloud}")
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -158,8 +159,14 @@ PARTS: tuple[Part, ...] = (
     Part(
         "benchmarks",
         "the bundled daemon beside real LXD: that every measurement works, never how fast",
-        (("{python}", "-m", "benchmarks.compare", "--debian"),),
-        share=(("{python}", "-m", "benchmarks.compare", "--quick"),),
+        (
+            ("{python}", "-m", "benchmarks.compare", "--debian"),
+            ("{python}", "-m", "benchmarks.scale", "--count", "200"),
+        ),
+        share=(
+            ("{python}", "-m", "benchmarks.compare", "--quick"),
+            ("{python}", "-m", "benchmarks.scale", "--count", "10"),
+        ),
         minutes=30,
         root=True,
     ),
@@ -169,6 +176,7 @@ PARTS: tuple[Part, ...] = (
         (
             (*_CLOUD, "up", "--venv", "{venv}"),
             (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud", "--full"),
+            (*_CLOUD_BENCHMARK, "--at-once", "20"),
             ("{python}", "tools/cloud/tempest", "--full"),
             (*_CLOUD, "destroy"),
             # The same from nothing: a minimal Debian, without and with systemd.
@@ -178,6 +186,7 @@ PARTS: tuple[Part, ...] = (
         share=(
             (*_CLOUD, "up", "--venv", "{venv}"),
             (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud"),
+            (*_CLOUD_BENCHMARK, "--parts", "single", "--images", "busybox", "--rounds", "1"),
             ("{python}", "tools/cloud/tempest"),
             (*_CLOUD, "destroy"),
         ),
