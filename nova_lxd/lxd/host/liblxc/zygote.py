@@ -40,6 +40,7 @@ _ENOENT, _ENOTDIR = 2, 20
 _TIOCSCTTY = 0x540E
 # Python itself ignores the last two.
 _IGNORED = (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ)
+_RESET = tuple(_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP})
 
 
 class Worker:
@@ -311,8 +312,9 @@ def serve(liblxc: binding.Liblxc, control: _socket.socket) -> None:
 
 def _work(liblxc: binding.Liblxc, data: bytes, fds: list[int]) -> None:
     """Handle one request in the worker process, which ends here."""
-    # What is ignored here would stay ignored in the container, whatever its programs are.
-    for number in _IGNORED:
+    # What is ignored here, or by whoever started the daemon (nohup), would stay ignored in the
+    # container, whatever its programs are.
+    for number in _RESET:
         _signal.signal(number, _signal.SIG_DFL)
     worker = Worker(liblxc, fds[0], fds[1:])
     code = 1

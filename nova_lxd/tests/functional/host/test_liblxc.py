@@ -85,6 +85,17 @@ def test_programs_start_with_default_signals_and_no_open_files(lab: Lab, pid: st
     assert ("3" in listing) == (pid == "self")
 
 
+def test_what_the_daemons_caller_ignores_is_not_ignored_inside(lab: Lab) -> None:
+    """Whoever starts the daemon with nohup ignores SIGHUP, and every child of it would, too."""
+    lab.zygote.close()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        lab.start("c1", ("lxc.init.cmd", "/bin/sleep 1000"))
+        assert "SigIgn:\t0000000000000000\n" in lab.exec("c1", "cat", "/proc/1/status")[1]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_root_file_system_is_mapped(lab: Lab) -> None:
     tree = lab.tree("c1")
     os.chown(tree / "etc" / "inittab", 33, 44)
@@ -457,7 +468,7 @@ def test_container_that_outlives_its_monitor_is_ended(lab: Lab) -> None:
     assert lab.zygote.find_running(lab.lxcpath, ["c1"]) == {}
     assert running.init in cgroups.layout().processes(f"{lab.group}/lxc.payload.c1")
     kill_leftovers(lab.group, "c1")
-    assert not running.alive
+    assert wait_end(running.pidfd, 5)
     assert cgroups.layout().directories(f"{lab.group}/lxc.monitor.c1") == []
     running.close()
 
