@@ -166,6 +166,39 @@ def test_partitions_come_together(tmp_path: pathlib.Path, table: str, by: str) -
     assert "boot" in names and "boot/vmlinuz" not in names, "a container has no use for it"
 
 
+def test_logical_partitions(tmp_path: pathlib.Path) -> None:
+    root = disks.make(tmp_path / "root.raw", ("mke2fs", "-q", "-F", "-L", "top"), 16)
+    home = disks.make(tmp_path / "home.raw", ("mke2fs", "-q", "-F"), 8)
+    with disks.mounted(root) as top:
+        for name in ("etc", "usr", "home"):
+            (top / name).mkdir()
+        (top / "etc/fstab").write_text("/dev/vda6 /home ext4 defaults 0 0\n")
+    with disks.mounted(home) as top:
+        (top / "user").mkdir()
+    disk = tmp_path / "disk.raw"
+    with disk.open("wb") as target:
+        target.truncate(40 * disks.MIB)
+    lines = (
+        "label: dos",
+        "1: start=1MiB, size=4MiB, type=83",
+        "2: start=5MiB, size=34MiB, type=5",
+        "5: start=6MiB, size=16MiB, type=83",
+        "6: start=24MiB, size=8MiB, type=83",
+    )
+    disks.run("sfdisk", "-q", disk, stdin="\n".join(lines) + "\n")
+    with disk.open("r+b") as target:
+        for at, system in ((6, root), (24, home)):
+            target.seek(at * disks.MIB)
+            target.write(system.read_bytes())
+    assert {"etc", "usr", "home/user"} <= set(trees.extract(disk).getnames())
+    with disk.open("r+b") as target:  # a chain of tables without an end
+        table = 5 * disks.MIB
+        os.pwrite(target.fileno(), (1).to_bytes(4, "little"), table + 446 + 16 + 8)
+        os.pwrite(target.fileno(), os.pread(target.fileno(), 512, table), table + 512)
+    with pytest.raises(ValueError, match=r"/home is on /dev/vda6, which is not in the image"):
+        trees.extract(disk)
+
+
 def test_missing_part_of_the_system_is_said(tmp_path: pathlib.Path) -> None:
     root = disks.make(tmp_path / "root.raw", ("mkfs.xfs", "-q"), 320)
     with disks.mounted(root) as top:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Partition tables: GPT and MBR's four primary partitions."""
+"""Partition tables: GPT and MBR, primary and logical partitions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ MBR_SIGNATURE = b"\x55\xaa"
 GPT_SIGNATURE = b"EFI PART"
 MAX_ENTRIES = 256
 ENTRY_SIZES = range(128, 4097)
+EXTENDED = (0x05, 0x0F, 0x85)  # kinds of the partition that holds the logical ones
+MAX_LOGICAL = 60
+FIRST_LOGICAL = 5
 
 # What else may be found, to name it: (offset, magic, name)
 OTHER_CONTENT = (
@@ -63,13 +66,44 @@ def _gpt(disk: Blocks) -> list[Part]:
 def _mbr(disk: Blocks, sector: bytes) -> list[Part]:
     found = []
     (signature,) = struct.unpack_from("<I", sector, 440)
-    for index in range(4):
-        kind = sector[446 + index * 16 + 4]
-        start, count = struct.unpack_from("<II", sector, 446 + index * 16 + 8)
-        if kind and count:
-            name = f"{signature:08x}-{index + 1:02x}"
-            found += _inside(disk, start * SECTOR, count * SECTOR, index + 1, name)
+    for index, (kind, start, count) in enumerate(_entries(sector)):
+        if kind in EXTENDED:
+            found += _logical(disk, start, signature)
+        elif kind and count:
+            found += _inside_mbr(disk, start, count, index + 1, signature)
     return found
+
+
+def _logical(disk: Blocks, extended: int, signature: int) -> list[Part]:
+    """Return the logical partitions: a chain of tables, with one partition in each."""
+    found: list[Part] = []
+    table = extended
+    for number in range(FIRST_LOGICAL, FIRST_LOGICAL + MAX_LOGICAL):
+        if (table + 1) * SECTOR > disk.size:
+            break
+        sector = disk.read_at(table * SECTOR, SECTOR)
+        if sector[510:512] != MBR_SIGNATURE:
+            break
+        (kind, start, count), (_, following, _), *_rest = _entries(sector)
+        if kind and count:
+            found += _inside_mbr(disk, table + start, count, number, signature)
+        if not following:
+            break
+        table = extended + following
+    return found
+
+
+def _entries(sector: bytes) -> list[tuple[int, int, int]]:
+    """Return a table's four entries: (kind, first sector, sectors)."""
+    return [
+        (sector[at + 4], *struct.unpack_from("<II", sector, at + 8))
+        for at in range(446, 510, 16)
+    ]
+
+
+def _inside_mbr(disk: Blocks, start: int, count: int, number: int, signature: int) -> list[Part]:
+    name = f"{signature:08x}-{number:02x}"
+    return _inside(disk, start * SECTOR, count * SECTOR, number, name)
 
 
 def _inside(disk: Blocks, start: int, size: int, number: int, name: str) -> list[Part]:
