@@ -273,9 +273,13 @@ class Audit:
         for top in self._daemon.sandbox.cgroups:
             for group in top.glob(f"{self._paths.cgroup}/lxc.*"):
                 kind, _dot, name = group.name.removeprefix("lxc.").partition(".")
-                if kind != "pivot":  # liblxc leaves the group to which it moves itself
-                    found.add(name)
-        self._same("cgroups", found, self._running)
+                if kind == "pivot":  # liblxc leaves the group to which it moves itself
+                    continue
+                found.add(name)
+                if name not in self._running:
+                    inside = (group / "cgroup.procs").read_text().split()
+                    self.findings.append(f"cgroup {group} is left, with processes {inside}")
+        self._same("containers with cgroups", found, self._running)
 
     def _links(self) -> None:
         links = json.loads(self._daemon.inside("ip", "-json", "link").stdout)
