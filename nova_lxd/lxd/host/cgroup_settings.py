@@ -97,6 +97,11 @@ def processes(limit: int) -> Setting:
     return Setting("pids", (("pids.max", _max(limit)),), (("pids.max", _max(limit)),))
 
 
+def network_priority(interface: str, priority: int) -> Setting:
+    """The priority of what is sent on one interface of the host; only v1 has such a controller."""
+    return Setting("net_prio", (("net_prio.ifpriomap", f"{interface} {priority}"),))
+
+
 def disk_weight(weight: int) -> list[Setting]:
     """The weight against others on busy disks, 10 to 1000; needs the kernel's bfq scheduler."""
     name = "blkio.bfq.weight"

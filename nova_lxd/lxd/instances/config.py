@@ -17,6 +17,7 @@ from nova_lxd.lxd.devices.interface import InstanceView
 from nova_lxd.lxd.devices.load import start_order
 from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
 from nova_lxd.lxd.host import modules
+from nova_lxd.lxd.host.cgroups import Cgroup
 from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import (
     confine,
@@ -26,6 +27,7 @@ from nova_lxd.lxd.instances import (
     hotplug,
     idmaps,
     limits,
+    netpriority,
     processors,
 )
 from nova_lxd.lxd.instances.expand import Expanded
@@ -234,6 +236,9 @@ def _apply_limits(
                 f"Applying limits to {inst} failed: {exc.filename}: {exc.strerror}; the value may "
                 "be below what is in use"
             ) from exc
+    if netpriority.KEY in keys:
+        netpriority.apply(group, now)
+        undo.callback(_restore_priority, inst, group, was)
     if "limits.cpu" in keys:
         # Taken into account by the next rebalance, which follows once all is recorded.
         svc.cpus.setdefault(inst.id, "")
@@ -261,6 +266,13 @@ def _restore_limits(
             group.apply(limits.changed(was, keys))
         except OSError:
             LOG.exception("Restoring the limits of %s failed", inst)
+
+
+def _restore_priority(inst: Instance, group: Cgroup, was: Mapping[str, str]) -> None:
+    try:
+        netpriority.apply(group, was)
+    except (InternalError, OSError):
+        LOG.exception("Restoring the network priority of %s failed", inst)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from nova_lxd.lxd.instances import (
     confine,
     deviceset,
     idmaps,
+    netpriority,
     processors,
     rootmount,
     startconfig,
@@ -95,6 +96,7 @@ def start(svc: Instances, inst: Instance) -> Trace:
         undo.pop_all()
     processors.rebalance(svc)
     svc.nodes.follow(inst, expanded.devices)
+    netpriority.at_start(svc, inst, expanded.config)
     trace.done()
     if cron.parse(expanded.config.get("snapshots.schedule") or cron.NEVER).at_startup:
         svc.ctx.executor.submit(svc.take_snapshot, inst)

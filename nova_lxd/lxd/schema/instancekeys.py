@@ -48,7 +48,13 @@ _LIMITS = (
     Key("limits.memory.enforce", "string", "How.", v.choice("hard", "soft"), "hard"),
     Key("limits.memory.swap", "bool", "Whether it may swap.", v.boolean, "true"),
     Key("limits.memory.swap.priority", "integer", "Higher swaps later, 0-10.", v.priority, "10"),
-    Key("limits.network.priority", "integer", "Priority of its packets, 0-10.", v.priority, "0"),
+    Key(
+        "limits.network.priority",
+        "integer",
+        "Priority of its packets, 0-10, where the host has cgroup v1's net_prio.",
+        v.priority,
+        "0",
+    ),
     Key("limits.processes", "integer", "Number of processes.", v.int64),
 )
 
