@@ -164,7 +164,7 @@ def insert(svc: Instances, new: NewInstance, expanded: Expanded, intent: str) ->
         record = InstanceRecord(
             project=new.project,
             name=new.name,
-            architecture=new.architecture,
+            architecture=new.architecture or architectures.host(),
             pool=pool,
             created_at=new.created_at or time.time(),
             description=new.description,
