@@ -53,6 +53,8 @@ _EVENTLET = (
     "PYTEST_PLUGINS=pytest_asyncio.plugin,pytest_rerunfailures,pytest_timeout",
 )
 _GREEN = (*_FUNCTIONAL, _VIRT)
+_GREEN_SHARE = "backend or console or https or killed"
+_LXD_SHARE = (f"{_VIRT}/test_life.py", f"{_VIRT}/test_outage.py")
 _ORACLE_SHARE = ("errors", "events", "exec", "profiles", "snapshots")
 _NOVA = ("{python}", "-m", "nova_lxd.tests.nova")
 _NOVA_SHARE = (
@@ -62,6 +64,8 @@ _NOVA_SHARE = (
     "ServerSoftDeleteTests",
     "InstanceActionsTestV221",
     "ImagesTest",
+    "test_disabled_while_away_and_enabled_again",
+    "test_boot_server_with_two_ports_one_having_resource_request",
 )
 _CLOUD = ("{python}", "quickstart", "--state", "{cloud}")
 _CLOUD_BENCHMARK = ("{python}", "-m", "benchmarks.cloud", "--state", "{cloud}")
@@ -124,8 +128,8 @@ PARTS: tuple[Part, ...] = (
         ),
         share=(
             (*_BESIDE, "bundled", "--", *_FUNCTIONAL, _VIRT),
-            (*_EVENTLET, *_BESIDE, "bundled", "--", *_GREEN, "-k", "backend or console or https"),
-            (*_BESIDE, "lxd", "--", *_FUNCTIONAL, f"{_VIRT}/test_life.py", "-k", "spawn"),
+            (*_EVENTLET, *_BESIDE, "bundled", "--", *_GREEN, "-k", _GREEN_SHARE),
+            (*_BESIDE, "lxd", "--", *_FUNCTIONAL, *_LXD_SHARE, "-k", "spawn or killed or ids"),
         ),
         minutes=30,
         root=True,
