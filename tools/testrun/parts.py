@@ -55,7 +55,16 @@ _EVENTLET = (
 _GREEN = (*_FUNCTIONAL, _VIRT)
 _GREEN_SHARE = "backend or console or https or killed"
 _LXD_SHARE = (f"{_VIRT}/test_life.py", f"{_VIRT}/test_outage.py")
-_ORACLE_SHARE = ("errors", "events", "exec", "profiles", "snapshots")
+_ORACLE_SHARE = (
+    "errors",
+    "events",
+    "exec",
+    "networks",
+    "profiles",
+    "projects",
+    "snapshots",
+    "transcripts",
+)
 _NOVA = ("{python}", "-m", "nova_lxd.tests.nova")
 _NOVA_SHARE = (
     "LXDConnectionTestCase",
