@@ -79,9 +79,11 @@ def apply(*tables: Table) -> None:
         _nft(commands)
     except ProgramError as exc:
         names = ", ".join(f"{table.family} {table.name}" for table in tables)
+        # Of the many that follow from the first one.
+        reason = (exc.stderr.strip().splitlines() or [str(exc)])[0].rpartition("Error: ")[2]
         raise InternalError(
-            f"Making the nftables rules {names} failed: {' '.join(exc.stderr.split())}; they need "
-            "the program nft and a kernel that has nf_tables for this family"
+            f"Making the nftables rules {names} failed: {reason}; they need the program nft and a "
+            "kernel that has nf_tables for this family"
         ) from exc
 
 
