@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ _KILLED = ("lxd", "nova-compute", "ovs-vswitchd")
 _SETTLE_SECONDS = 90.0
 _STATES = {"ACTIVE": "Running", "VERIFY_RESIZE": "Running", "SHUTOFF": "Stopped",
            "PAUSED": "Frozen"}  # fmt: skip
+_INTERFACE_ID = re.compile(r'iface-id="?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})')
 _PLACEMENT = {"OpenStack-API-Version": "placement 1.36"}
 
 
@@ -81,10 +83,7 @@ class CloudAudit:
             self._cloud, self._cloud.first_host, "--bare", "--columns=external_ids", "find",
             "Interface", "external_ids:iface-id!=''",
         )  # fmt: skip
-        plugged = {
-            word.partition("=")[2].strip('"') for word in ids.replace(",", " ").split()
-            if word.startswith("iface-id=")
-        }  # fmt: skip
+        plugged = set(_INTERFACE_ID.findall(ids))
         ports = {port.id: port.device_id for port in self._admin.api.network.ports()
                  if str(port.device_owner).startswith("compute:")}  # fmt: skip
         known = {server.id for server in servers}
@@ -92,8 +91,7 @@ class CloudAudit:
         running = {s.id for s in servers if s.status == "ACTIVE"}
         missing = {port for port, server in ports.items() if server in running} - plugged
         self._same("interfaces on the switch", missing, ())
-        stale = {port for port in plugged if port not in ports and _is_uuid(port)}
-        self._same("interfaces of no port", stale, ())
+        self._same("interfaces of no port", plugged - set(ports), ())
 
     def _placement(self, servers: list[Any]) -> None:
         """Each server that has a host has its allocation, and nobody else has any."""
@@ -118,7 +116,3 @@ class CloudAudit:
                 self._findings.append(
                     f"{server.name} has {memory} MB allocated, its flavor {server.flavor['ram']}"
                 )
-
-
-def _is_uuid(text: str) -> bool:
-    return len(text) == 36 and text.count("-") == 4
