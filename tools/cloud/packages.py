@@ -23,7 +23,7 @@ EARLY = ("python3-venv",)
 BASE = (
     "mariadb-server", "rabbitmq-server", "memcached", "ovn-central", "ovn-host",
     "openvswitch-switch", "haproxy", "conntrack", "ethtool", "iproute2", "nftables",
-    "openssh-client", "busybox-static",
+    "iptables", "openssh-client", "busybox-static",
 )
 DAEMON = ("liblxc1", "liblxc-common", "lxcfs", "dnsmasq-base", "squashfs-tools", "uidmap",
           "btrfs-progs", "xz-utils")
