@@ -24,6 +24,7 @@ SHARE = HERE / "tempest-share.txt"
 FULL = HERE / "tempest-full.txt"
 EXCLUDE = HERE / "tempest-exclude.txt"
 FLAVORS = ("c1.small", "c1.medium")
+SECOND_IMAGE = "debian-again"
 
 COMPUTE_FEATURES: Section = {
     "resize": True, "pause": True, "suspend": True, "shelve": True, "rescue": True,
@@ -47,11 +48,13 @@ def directory(cloud: Cloud) -> Path:
 def configuration(cloud: Cloud) -> dict[str, Section]:
     """tempest.conf: what this cloud has, asked from its own APIs."""
     rest = Rest.login(cloud)
-    images = rest.service("image").get("/images?name=debian")["images"]
+    # Some tests need two images that are not the same one.
+    tenancy.upload_image(cloud, "debian", SECOND_IMAGE)
+    image, second = (rest.service("image").get(f"/images?name={name}")["images"][0]["id"]
+                     for name in ("debian", SECOND_IMAGE))
     network = rest.service("network")
     external = network.get(f"/networks?name={tenancy.EXTERNAL_NETWORK}")["networks"][0]
     extensions = ",".join(item["alias"] for item in network.get("/extensions")["extensions"])
-    image = images[0]["id"]
     return {
         "DEFAULT": {"log_file": str(directory(cloud) / "tempest.log"), "debug": False},
         "oslo_concurrency": {"lock_path": str(cloud.data("tempest/lock"))},
@@ -67,7 +70,7 @@ def configuration(cloud: Cloud) -> dict[str, Section]:
                               "nova": True, "swift": False, "horizon": cloud.has("horizon")},
         "image": {"region": REGION},
         "compute": {
-            "image_ref": image, "image_ref_alt": image, "flavor_ref": FLAVORS[0],
+            "image_ref": image, "image_ref_alt": second, "flavor_ref": FLAVORS[0],
             "flavor_ref_alt": FLAVORS[1], "min_microversion": "2.1",
             "max_microversion": "latest", "build_timeout": 300, "build_interval": 1,
             "min_compute_nodes": len(cloud.settings.hosts),

@@ -134,11 +134,15 @@ def build_image(cloud: Cloud, name: str) -> Path:
     return Path(printed.splitlines()[-1])
 
 
-def upload_image(cloud: Cloud, name: str) -> bool:
-    """Put the image into Glance; what an interrupted upload left is replaced."""
+def upload_image(cloud: Cloud, name: str, label: str = "") -> bool:
+    """Put the image into Glance, as ``label`` if that is given.
+
+    What an interrupted upload left is replaced.
+    """
     path = build_image(cloud, name)
+    label = label or name
     images = Rest.login(cloud).service("image")
-    for entry in images.get(f"/images?name={name}")["images"]:
+    for entry in images.get(f"/images?name={label}")["images"]:
         if entry["status"] == "active":
             return False
         images.delete(f"/images/{entry['id']}")
@@ -147,7 +151,7 @@ def upload_image(cloud: Cloud, name: str) -> bool:
         properties = {}
     # Glance knows no tar format: a unified LXD tarball goes as raw, and the driver looks inside.
     image = images.post("/images", {
-        "name": name, "disk_format": "raw", "container_format": "bare", "visibility": "public",
+        "name": label, "disk_format": "raw", "container_format": "bare", "visibility": "public",
         "min_ram": IMAGES[name], **properties})
     images.upload(f"/images/{image['id']}/file", path)
     return True
