@@ -42,8 +42,11 @@ _BINDS = (
 )
 _RBINDS = (
     "/proc/sys/fs/binfmt_misc",
+    "/sys/firmware/efi/efivars",
     "/sys/fs/fuse/connections",
     "/sys/fs/pstore",
+    # Process 1 of a guest would try to mount it, and fail.
+    "/sys/kernel/config",
     "/sys/kernel/debug",
     "/sys/kernel/security",
     "/sys/kernel/tracing",

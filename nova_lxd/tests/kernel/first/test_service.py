@@ -76,6 +76,13 @@ def test_address_by_dhcp(launch: Launch) -> None:
     wait_for(addresses, "an address by DHCP", timeout=60)
 
 
+def test_guests_see_parts_of_the_host(launch: Launch) -> None:
+    name = launch()
+    mounts = lxc("exec", name, "--", "cat", "/proc/self/mounts")
+    for path in ("/proc/sys/fs/binfmt_misc", "/sys/kernel/config", "/sys/kernel/security"):
+        assert f" {path} " in mounts, mounts
+
+
 def test_rules_without_nftables_are_refused(service: None) -> None:
     said = refused("network", "create", "other", "ipv4.address=10.80.0.1/24", "ipv6.address=none")
     assert "nftables" in said and "Operation not supported" in said
