@@ -77,7 +77,11 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed when the block ends, rolled back when it raises."""
+        """One transaction: committed when the block ends, rolled back when it raises.
+
+        One that cannot be committed is rolled back, too: what came next would be taken for a part
+        of it, and be lost with it.
+        """
         with self._write_lock:
             if self._writer.in_transaction:  # nested: part of the outer transaction
                 yield self._writer
@@ -85,10 +89,11 @@ class Database:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                if self._writer.in_transaction:  # SQLite ends it itself after some errors
+                    self._writer.execute("ROLLBACK")
                 raise
-            self._writer.execute("COMMIT")
             self.generation += 1
 
     def close(self) -> None:
