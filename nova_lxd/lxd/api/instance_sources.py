@@ -168,8 +168,9 @@ async def _from_image(request: Request, project: str, body: InstancesPost) -> we
         else:
             image = _local_image(request, image_project, body)
         told = ImageSource(image.fingerprint, image.architecture, image.properties, image.profiles)
-        create.from_image(services.instances, new, told)
+        # Before: once the instance is there, nothing may fail any more.
         services.images.mark_used(image_project, image.fingerprint)
+        create.from_image(services.instances, new, told)
 
     return _create_operation(request, project, body, work)
 

@@ -100,3 +100,19 @@ def test_a_device_is_not_there_when_another_of_the_same_change_fails(
     assert daemon.api("PATCH", f"/1.0/instances/{name}", change).status >= 400
     assert "/mnt" not in daemon.exec(name, "cat", "/proc/mounts")
     assert list((daemon.lxd_dir / "devices").glob(f"{name}/*")) == []
+
+
+def test_a_creation_that_failed_left_nothing(daemon: Daemon) -> None:
+    """Recording that its image was used came last, and could fail."""
+    body = {"name": "late", "source": {"type": "image", "alias": "busybox"}}
+    operation = daemon.api("POST", "/1.0/instances", body).body["operation"]
+    undo = no_writes(daemon, random.Random(1))  # type: ignore[arg-type]
+    try:
+        done = daemon.get(f"{operation}/wait?timeout=60")
+    finally:
+        undo()
+    daemon.restart()
+    there = daemon.api("GET", "/1.0/instances/late").status == 200
+    if there:
+        daemon.lxc("delete", "late")
+    assert there == (done["status"] == "Success")
