@@ -53,6 +53,7 @@ def test_clean_up_forgets_the_processes_when_the_database_cannot_be_written(
     monkeypatch.setattr(deviceset, "post_stop", lambda *_args: {})
     monkeypatch.setattr(rootmount, "unmount", lambda *_args: None)
     monkeypatch.setattr(confine, "remove", lambda *_args: None)
+    monkeypatch.setattr(stop, "_kill_leftovers", lambda *_args: None)
     svc: Any = FakeInstances("RUNNING")
     current: Any = SimpleNamespace(alive=False)
     with pytest.raises(sqlite3.OperationalError):

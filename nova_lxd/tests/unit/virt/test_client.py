@@ -73,7 +73,7 @@ def refused(status: int) -> pylxd.exceptions.LXDAPIException:
         (404, exception.LXDNotFound),
         (409, exception.LXDConflict),
         (412, exception.LXDConflict),
-        (400, exception.LXDError),
+        (400, exception.LXDRefused),
         (500, exception.LXDError),
     ],
 )
