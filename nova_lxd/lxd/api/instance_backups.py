@@ -74,6 +74,7 @@ async def post_backups(request: Request) -> web.StreamResponse:
         parse_time(body.expires_at),
         body.instance_only or body.container_only,
         body.compression_algorithm,
+        body.optimized_storage,
     )
     backup.check(svc, wanted)
     resources = instance_view.resources(request, [inst.name])

@@ -28,7 +28,7 @@ from nova_lxd.lxd.host.idmap import Idmap
 from nova_lxd.lxd.images.decompress import decompressed
 from nova_lxd.lxd.images.formats import detect
 from nova_lxd.lxd.images.tarstream import TarStream
-from nova_lxd.lxd.instances import backupindex, create, naming, verbs, volumes
+from nova_lxd.lxd.instances import backupindex, backupstream, create, naming, verbs, volumes
 from nova_lxd.lxd.instances.backupindex import Index
 from nova_lxd.lxd.instances.create import NewInstance
 from nova_lxd.lxd.instances.instance import Instance
@@ -37,8 +37,9 @@ from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.storage import pack
 from nova_lxd.lxd.storage.copying import equal_tree, remove_tree
 from nova_lxd.lxd.storage.inside import need_directory
+from nova_lxd.lxd.storage.pool import Pool
 from nova_lxd.lxd.storage.unpack import Limits, unpack_archive
-from nova_lxd.lxd.storage.volume import ROOTFS
+from nova_lxd.lxd.storage.volume import ROOTFS, Volume
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
@@ -57,6 +58,7 @@ class Wanted:
     expires_at: float = 0.0
     instance_only: bool = False
     compression: str = ""
+    optimized: bool = False
 
 
 def archive(svc: Instances, inst: Instance, name: str) -> Path:
@@ -116,7 +118,7 @@ def make(svc: Instances, inst: Instance, wanted: Wanted) -> None:
             time.time(),
             wanted.expires_at,
             wanted.instance_only,
-            False,
+            _is_optimized(svc, inst, wanted),
             algorithm,
         )
         try:
@@ -126,6 +128,12 @@ def make(svc: Instances, inst: Instance, wanted: Wanted) -> None:
         undo.pop_all()
     svc.announce("instance-backup-created", inst, context={"name": wanted.name})
     LOG.info("Backed up %s as %s", inst, wanted.name)
+
+
+def _is_optimized(svc: Instances, inst: Instance, wanted: Wanted) -> bool:
+    """As in LXD the wish is passed over where the storage has no streams of its own."""
+    pool = svc.ctx.storage.get(svc.record(inst).pool)
+    return wanted.optimized and pool.info.optimized_backups
 
 
 def _write(svc: Instances, inst: Instance, wanted: Wanted, algorithm: str, out: IO[bytes]) -> None:
@@ -150,18 +158,40 @@ def _write(svc: Instances, inst: Instance, wanted: Wanted, algorithm: str, out: 
         )
         tree = top / "backup"
         tree.mkdir()
-        index = backupindex.dump(record, expanded, described, row, optimized=False)
+        optimized = _is_optimized(svc, inst, wanted)
+        index = backupindex.dump(record, expanded, described, row, optimized=optimized)
         (top / _INDEX).write_bytes(index)
-        for snapshot, _expanded in described:
-            source = stack.enter_context(pool.mounted(volume.at(snapshot.name)))
-            _bind(stack, source, tree / "snapshots" / snapshot.name)
-        source = stack.enter_context(pool.mounted(volume))
-        _bind(stack, source, tree / "container")
-        entries = [_INDEX, "backup/container"]
-        if described:
-            entries.insert(1, "backup/snapshots")
+        _keep_description(
+            pool.driver.mount_volume(volume),
+            backupindex.describe(record, expanded, described, row),
+        )
+        names = [snapshot.name for snapshot, _expanded in described]
         with still(svc, inst, record.pool):
+            if optimized:
+                backupstream.write(pool.driver, volume, names, tree)
+            else:
+                _bind_trees(stack, pool, volume, names, tree)
+            entries = [_INDEX, "backup/container" + (".bin" if optimized else "")]
+            if described:
+                entries.insert(1, "backup/snapshots")
             pack.write([pack.Source(top, tuple(entries))], algorithm, out)
+
+
+def _keep_description(volume: Path, description: Mapping[str, Any]) -> None:
+    try:
+        backupindex.keep(volume, description)
+    except OSError as exc:  # it is full: the backup can be imported here all the same
+        LOG.warning("Writing backup.yaml into %s failed: %s", volume, exc)
+
+
+def _bind_trees(
+    stack: ExitStack, pool: Pool, volume: Volume, snapshots: list[str], tree: Path
+) -> None:
+    for name in snapshots:
+        source = stack.enter_context(pool.mounted(volume.at(name)))
+        _bind(stack, source, tree / "snapshots" / name)
+    source = stack.enter_context(pool.mounted(volume))
+    _bind(stack, source, tree / "container")
 
 
 def _bind(stack: ExitStack, source: Path, target: Path) -> None:
@@ -247,11 +277,6 @@ def restore(svc: Instances, wanted: Import, index: Index) -> Instance:
     :raises BadRequest: the archive holds what it may not, or its configuration is invalid.
     :raises Conflict: the name is taken.
     """
-    if index.optimized:
-        raise BadRequest(
-            "Importing the backup failed: it is optimised for another storage driver; export it "
-            "without --optimized-storage"
-        )
     source = index.instance
     config, idmap = _imported_config(source.config)
     new = NewInstance(
@@ -273,16 +298,14 @@ def restore(svc: Instances, wanted: Import, index: Index) -> Instance:
         record = create.insert(svc, new, expanded, verbs.CREATE)
         undo.callback(db_instances.delete, svc.ctx.db, record.id)
         pool = svc.ctx.storage.get(record.pool)
+        if index.optimized:
+            backupstream.check(index, pool)
         with tempfile.TemporaryDirectory(prefix=".import-", dir=svc.ctx.paths.backups) as scratch:
             tree = Path(scratch, "tree")
             tree.mkdir()
             unpack_archive(wanted.path, tree, Limits(any_device=privileged))
-            volume = pool.create_volume(volumes.of_record(record, expanded))
+            volume = _make_volume(pool, volumes.of_record(record, expanded), index, tree, idmap)
             undo.callback(pool.driver.delete_volume, volume)
-            for snapshot in index.snapshots:
-                _fill(pool.driver.mount_volume(volume), tree, f"snapshots/{snapshot.name}", idmap)
-                pool.driver.create_snapshot(volume.at(snapshot.name))
-            _fill(pool.driver.mount_volume(volume), tree, "container", idmap)
         volumes.link(svc.ctx.paths, record.pool, volume, snapshots=bool(index.snapshots))
         undo.callback(volumes.unlink, svc.ctx.paths, volume)
         for snapshot in index.snapshots:
@@ -300,6 +323,24 @@ def restore(svc: Instances, wanted: Import, index: Index) -> Instance:
     svc.announce("instance-created", inst, context=context)
     LOG.info("Imported %s from a backup", inst)
     return inst
+
+
+def _make_volume(pool: Pool, volume: Volume, index: Index, tree: Path, idmap: Idmap) -> Volume:
+    """Make an instance's volume with its snapshots of an unpacked archive; on failure none."""
+    names = [snapshot.name for snapshot in index.snapshots]
+    if index.optimized:
+        volume = pool.with_defaults(volume)
+        backupstream.read(pool.driver, volume, names, tree, idmap)
+        return volume
+    volume = pool.create_volume(volume)
+    with ExitStack() as undo:
+        undo.callback(pool.driver.delete_volume, volume)
+        for name in names:
+            _fill(pool.driver.mount_volume(volume), tree, f"snapshots/{name}", idmap)
+            pool.driver.create_snapshot(volume.at(name))
+        _fill(pool.driver.mount_volume(volume), tree, "container", idmap)
+        undo.pop_all()
+    return volume
 
 
 def _imported_config(config: Mapping[str, str]) -> tuple[dict[str, str], Idmap]:

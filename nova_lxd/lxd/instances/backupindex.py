@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,6 +32,7 @@ class Index:
     pool: str
     optimized: bool
     instance: InstanceRecord
+    backend: str
     snapshots: list[SnapshotRecord] = field(default_factory=list)
 
 
@@ -117,6 +120,24 @@ def describe(
     }
 
 
+def keep(directory: Path, description: Mapping[str, Any]) -> None:
+    """Write backup.yaml into an instance's volume: real LXD reads it when it imports a backup.
+
+    :raises OSError: the volume is full.
+    """
+    new = directory / ".backup.yaml.new"
+    new.unlink(missing_ok=True)
+    # Made anew and renamed: what lies there may be a link that came with an import.
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+    try:
+        with os.fdopen(fd, "wb") as out:
+            out.write(yaml.safe_dump(dict(description), sort_keys=False).encode())
+        new.rename(directory / "backup.yaml")
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def _snapshot(snapshot: SnapshotRecord, expanded: Expanded) -> dict[str, Any]:
     return {
         "expires_at": _time(snapshot.expires_at),
@@ -135,8 +156,10 @@ def _snapshot(snapshot: SnapshotRecord, expanded: Expanded) -> dict[str, Any]:
     }
 
 
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC) if seconds else datetime(1, 1, 1, tzinfo=UTC)
+def _time(seconds: float) -> str:
+    """A time as LXD reads it: RFC 3339, which is not how YAML would be written here."""
+    moment = datetime.fromtimestamp(seconds, UTC) if seconds else datetime(1, 1, 1, tzinfo=UTC)
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def parse(data: bytes) -> Index:
@@ -174,6 +197,7 @@ def parse(data: bytes) -> Index:
         str(loaded.get("pool", "")),
         _bool(loaded.get("optimized")),
         instance,
+        str(loaded.get("backend", "")),
         [described[name] for name in wanted],
     )
 

@@ -232,8 +232,14 @@ def _fill(target: Path, tree: Path, part: str) -> None:
     equal_tree(need_directory(tree, f"backup/{part}", "Importing the backup"), target)
 
 
+def _time(seconds: float) -> str:
+    """RFC 3339, as real LXD reads it."""
+    if not seconds:
+        return "0001-01-01T00:00:00Z"
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
 def _dump(row: VolumeRow, driver: str, snapshots: list[VolumeSnapshotRow]) -> bytes:
-    created = datetime.fromtimestamp(row.created_at, UTC)
     volume = {
         "config": dict(row.config),
         "description": row.description,
@@ -243,15 +249,17 @@ def _dump(row: VolumeRow, driver: str, snapshots: list[VolumeSnapshotRow]) -> by
         "location": "none",
         "content_type": row.content_type,
         "project": row.project,
-        "created_at": created,
+        "created_at": _time(row.created_at),
     }
     described = [
         {
             "description": snapshot.description,
+            # Real LXD reads it without looking whether it is there.
+            "expires_at": _time(snapshot.expires_at),
             "name": snapshot.name,
             "config": dict(snapshot.config),
             "content_type": row.content_type,
-            "created_at": datetime.fromtimestamp(snapshot.created_at, UTC),
+            "created_at": _time(snapshot.created_at),
         }
         for snapshot in snapshots
     ]
