@@ -68,13 +68,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def no_cloud(state: Path) -> CloudError:
+    return CloudError(f"there is no cloud in {state}.",
+                      remedy="make one: quickstart up, or name its directory with --state")
+
+
 def open_cloud(state: Path) -> Cloud:
     """The existing cloud of a state directory; CloudError when there is none."""
     layout = Layout(state.absolute())
     settings = Settings.load(layout)
     if settings is None:
-        raise CloudError(f"there is no cloud in {layout.state}.",
-                         remedy="make one: quickstart up, or name its directory with --state")
+        raise no_cloud(layout.state)
     return Cloud(layout, settings, choose(layout))
 
 
@@ -100,9 +104,12 @@ def prepare(arguments: argparse.Namespace, progress: Progress) -> Cloud:
 
 
 @contextmanager
-def exclusive(state: Path) -> Iterator[None]:
-    """One changing verb at a time for one state directory."""
-    state.mkdir(parents=True, exist_ok=True)
+def exclusive(state: Path, create: bool = False) -> Iterator[None]:
+    """One changing verb at a time for one state directory, which only 'up' makes."""
+    if create:
+        state.mkdir(parents=True, exist_ok=True)
+    elif not state.is_dir():
+        raise no_cloud(state)
     descriptor = os.open(state, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +122,7 @@ def exclusive(state: Path) -> Iterator[None]:
 
 
 def up(arguments: argparse.Namespace) -> int:
-    with exclusive(arguments.state), Progress() as progress:
+    with exclusive(arguments.state, create=True), Progress() as progress:
         cloud = prepare(arguments, progress)
         cloud.controller.prepare()
         Runner(cloud.layout.done, progress).run(plan.steps(cloud))

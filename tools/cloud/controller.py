@@ -229,11 +229,17 @@ class SystemdController:
                 # The boot unit may be what runs us: it is not stopped.
                 self._systemctl("disable", "--quiet", *(("--now",) if name != BOOT else ()),
                                 path.name)
+                if self._active_state(path.name) == "failed":
+                    # systemd would remember the unit for it.
+                    self._systemctl("reset-failed", path.name)
                 path.unlink()
         self._systemctl("daemon-reload")
         strays = [line.split()[0] for _, line in processes_of(self._layout.state) if line]
         end_orphans(self._layout)
         return strays
+
+    def _active_state(self, unit: str) -> str:
+        return self._systemctl("show", unit, "--value", "--property=ActiveState").strip()
 
     def _systemctl(self, *arguments: str) -> str:
         return run(("systemctl", *arguments), log=self._log, timeout=180)

@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CLONE = "/root/nova-lxd"
 STATE = "/var/lib/nova-lxd-cloud"
 UNITS = "nova-lxd-cloud-*"
+BOOT_UNIT = "nova-lxd-cloud-boot.service"
 KILLED = "glance"
 KILL_AFTER = 12.0
 AGAIN_SECONDS = 90
@@ -82,7 +83,7 @@ class Walk:
 
     def up(self) -> str:
         said = self.type("./quickstart up")
-        for wanted in (": ACTIVE (", "floating IP ", "Cloud-init", "Linux ", "next:", "destroy"):
+        for wanted in (": ACTIVE (", "floating IP ", "console log:\n  | ", "Linux ", "next:"):
             if wanted not in said:
                 raise Failure(f"'up' did not print {wanted!r}")
         took = re.search(r"the cloud is up, in (\d+) s", said)
@@ -120,10 +121,20 @@ class Walk:
         process.wait(timeout=30)
         return self.up()
 
+    def boot_unit(self) -> None:
+        """What systemd starts when the machine has booted brings the cloud up."""
+        self.machine.run("systemctl", "is-enabled", "--quiet", BOOT_UNIT)
+        self.machine.run("systemctl", "start", BOOT_UNIT)
+        said = self.machine.run("cat", f"{STATE}/log/boot.log")
+        if "the cloud is up" not in said:
+            raise Failure(f"its log says: {said}")
+
     def units(self) -> str:
         """Every service is a unit, and active."""
         listed = self.machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend",
                                   UNITS).splitlines()
+        # It has done its work when the others run.
+        listed = [line for line in listed if BOOT_UNIT not in line]
         asleep = [line for line in listed if line.split()[2] != "active"]
         if not listed or asleep:
             raise Failure(f"units that are not active: {asleep or 'all'}")
@@ -195,6 +206,7 @@ def walk(path: Walk, source: str) -> None:
         if init == "systemd":
             path.step("systemctl: every service is active", path.units)
             path.step("a killed service is restarted", path.killed_unit)
+            path.step("the unit that runs at boot", path.boot_unit)
         path.step("up again", path.up_again)
         path.step("down, up killed half-way, up", path.interrupted_up)
     path.step("destroy", path.destroy)

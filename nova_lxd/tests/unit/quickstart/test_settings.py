@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from cloud import ini, settings
+from cloud import cli, ini, settings
 from cloud.errors import CloudError
 from cloud.layout import Layout, write_private
 from cloud.settings import Settings
@@ -89,3 +89,10 @@ def test_configuration_files_quote_what_oslo_would_expand() -> None:
     assert "\nempty =\n" in text
     with pytest.raises(ValueError, match="line break"):
         ini.render({"DEFAULT": {"word": "a\nb"}})
+
+
+def test_a_verb_that_finds_no_cloud_makes_no_directory(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    with pytest.raises(CloudError, match="no cloud"), cli.exclusive(missing):
+        pytest.fail("there is nothing to be exclusive about")
+    assert not missing.exists()

@@ -164,7 +164,9 @@ def test_finish_leaves_the_units_of_other_clouds(
     units.mkdir()
     controller = SystemdController(layout, units)
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(controller, "_systemctl", lambda *words: asked.append(words) or "")
+    # One that has failed is remembered by systemd beyond its file, until it is told otherwise.
+    monkeypatch.setattr(controller, "_systemctl", lambda *words: asked.append(words) or (
+        "failed" if words[0] == "show" else ""))
     controller.prepare()
     controller.start(service(layout, "mine", "pass"))
     other = units / controller.unit_name("abcdef-other")
@@ -172,4 +174,5 @@ def test_finish_leaves_the_units_of_other_clouds(
     controller.finish()
     assert list(units.iterdir()) == [other]
     assert ("enable", "--quiet", controller.unit_name("boot")) in asked
+    assert ("reset-failed", controller.unit_name("mine")) in asked
     assert not any(other.name in words for words in asked)
