@@ -107,9 +107,12 @@ class CloudAudit:
             for consumer, held in api.get(url, headers=_PLACEMENT).json()["allocations"].items():
                 found[consumer] = held["resources"]
         known = {server.id for server in servers}
-        # While a resize waits, its migration holds the old flavor.
+        # While a resize waits, its migration holds the old flavor; Nova leaves that of one that
+        # failed to `nova-manage placement audit`.
         migrations = {
-            each.uuid for each in self._admin.api.compute.migrations() if each.status == "finished"
+            each.uuid
+            for each in self._admin.api.compute.migrations()
+            if each.status in ("finished", "error")
         }
         self._same("allocations of nobody", set(found) - known - migrations, ())
         for server in servers:
