@@ -15,6 +15,7 @@ from cloud.run import shorten
 
 SERVER = "hello"
 CONSOLE_LINES = 12
+COMMAND = "hostname; uname -sr; uptime -p"
 
 
 def first_server(cloud: Cloud) -> dict[str, Any]:
@@ -101,13 +102,13 @@ def show(cloud: Cloud) -> None:
         print("nova's fake driver runs nothing: no console, no ssh")
         return
     address = floating_ip(cloud, server)
-    output = over_ssh(cloud, address, "hostname; uname -sr; uptime -p")
+    output = over_ssh(cloud, address, COMMAND)
     compute = Rest.login(cloud, "demo").service("compute")
     log = compute.post(f"/servers/{server['id']}/action",
                        {"os-getConsoleOutput": {"length": CONSOLE_LINES}})["output"]
     print(f"floating IP {address}\n\nthe end of its console log:")
     print("\n".join(f"  | {shorten(line, 96)}" for line in log.splitlines()[-CONSOLE_LINES:]))
-    print(f"\n$ {' '.join(ssh_argv(cloud, address)[:3])} debian@{address} 'hostname; uname -sr'")
+    print(f"\n$ {' '.join(ssh_argv(cloud, address)[:3])} debian@{address} '{COMMAND}'")
     print("\n".join(f"  | {line}" for line in output.splitlines()))
 
 
