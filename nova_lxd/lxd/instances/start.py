@@ -202,6 +202,8 @@ def _run(begun: _Start, runs: dict[str, RunConfig], undo: ExitStack) -> None:
     undo.callback(_record_not_started, svc, inst, list(runs))
     begun.trace.step("record")
     log = paths.log(record.project, record.name) / "lxc.log"
+    # A monitor that is killed in the midst leaves its control groups.
+    undo.callback(kill_leftovers, paths.cgroup, inst.stored_name)
     running = svc.ctx.liblxc.start(
         inst.stored_name, paths.run, items, log=log, level="WARN"
     )
