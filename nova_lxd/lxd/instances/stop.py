@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 _CLEANUP_PATIENCE = 60.0
+# A number, a name, or one relative to the real-time signals' range: SIGRTMIN+3.
+_HALT = re.compile(r"^[ \t]*lxc\.signal\.halt[ \t]*=[ \t]*(\w+)(?:([+-])(\d+))?", re.M)
 _KILL_TIMEOUT = 30.0
 
 
@@ -95,10 +98,24 @@ def shutdown(svc: Instances, inst: Instance, timeout: float | None) -> None:
 
 
 def _ask(svc: Instances, inst: Instance, current: Running) -> None:
+    raw = svc.expanded(svc.record(inst)).config.get("raw.lxc", "")
     try:
-        current.shutdown()
+        current.shutdown(halt_signal(raw))
     except ProcessLookupError:  # it ended by itself just now
         LOG.debug("%s ended before it was asked to", inst)
+
+
+def halt_signal(raw: str) -> int:
+    """The signal that ``lxc.signal.halt`` in raw.lxc names, 0 when it names none."""
+    found = _HALT.findall(raw)
+    if not found:
+        return 0
+    name, sign, offset = found[-1]
+    if name.isdigit():
+        return int(name)
+    if name not in signal.Signals.__members__:
+        return 0
+    return signal.Signals[name] + int(f"{sign}{offset or 0}")
 
 
 def kill(inst: Instance, current: Running) -> None:

@@ -232,7 +232,7 @@ def test_host_shutdown_takes_its_order_and_time(own: Daemon) -> None:
         return own.inside("test", "-d", f"/proc/{pids[name]}", check=False).returncode == 0
 
     wait_for(lambda: not alive("first"), "the end of the first")
-    assert 3 < time.monotonic() - began < 15
+    assert 4 <= time.monotonic() - began < 20
     assert alive("last")
     assert stopping.wait(timeout=60) == 0
     assert not alive("last")

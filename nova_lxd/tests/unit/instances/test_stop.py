@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 from types import SimpleNamespace
 from typing import Any
@@ -75,3 +76,20 @@ def test_refused_stop_leaves_no_record_that_starts_it_at_boot(
     with pytest.raises(BadRequest, match="already stopped"):
         stop.stop(svc, _instance(None))
     assert told == written
+
+
+@pytest.mark.parametrize(
+    ("raw", "number"),
+    [
+        ("", 0),
+        ("lxc.signal.stop = SIGTERM", 0),
+        ("lxc.signal.halt = SIGCONT", signal.SIGCONT),
+        ("lxc.signal.halt=12", 12),
+        ("lxc.signal.halt = SIGTERM\n lxc.signal.halt = SIGRTMIN+3\n", signal.SIGRTMIN + 3),
+        ("lxc.signal.halt = SIGRTMAX-2", signal.SIGRTMAX - 2),
+        ("# lxc.signal.halt = SIGTERM", 0),
+        ("lxc.signal.halt = NOTHING", 0),
+    ],
+)
+def test_halt_signal_of_raw_lxc(raw: str, number: int) -> None:
+    assert stop.halt_signal(raw) == number
