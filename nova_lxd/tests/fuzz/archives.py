@@ -37,9 +37,9 @@ _CANARY = b"untouched"
 @functools.cache
 def _scratch() -> Path:
     """The only directory that this process may write to from now on."""
-    path = Path(tempfile.mkdtemp(prefix="nova-lxd-fuzz-", dir="/dev/shm"))
-    # libFuzzer writes its finds to the working directory.
-    if not only_write_below([path, Path.cwd()]):
+    top = Path(tempfile.gettempdir())  # the fuzzer's scratch directory, for its finds, too
+    path = Path(tempfile.mkdtemp(prefix="unpacked", dir=top))
+    if not only_write_below([top]):
         raise RuntimeError("fuzzing of unpacking needs a kernel with Landlock")
     return path
 

@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with atheris.instrument_imports(include=_INSTRUMENTED):
         from nova_lxd.tests.fuzz.targets import TARGETS
     logging.disable()
+    tempfile.tempdir = str(args.scratch.resolve())
     subject = TARGETS[args.target]
     grown = args.scratch / "grown"
     grown.mkdir(exist_ok=True)
