@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -353,6 +355,36 @@ def test_cpu_limit_pins(daemon: Daemon, launch: Launch) -> None:
     assert re.fullmatch(r"\d+", daemon.exec(name, "sh", "-c", allowed))
     daemon.lxc("config", "set", name, "limits.cpu", "0-1")
     wait_for(lambda: daemon.exec(name, "sh", "-c", allowed) == "0-1", "both CPUs for the guest")
+
+
+@pytest.fixture
+def lxcfs(own: Daemon) -> Iterator[None]:
+    """LXCFS beside the daemon, mounted where it always is."""
+    where = "/var/lib/lxcfs"
+    pidfile = str(own.home / "lxcfs.pid")
+    process = own.sandbox.popen(["lxcfs", "-p", pidfile, where], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(
+            lambda: own.inside("test", "-e", f"{where}/proc/meminfo", check=False).returncode == 0,
+            "lxcfs",
+        )
+        yield
+    finally:
+        own.inside("umount", "-l", where, check=False)
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.mark.usefixtures("lxcfs")
+def test_lxcfs_shows_the_limits_as_the_guests_own(own: Daemon) -> None:
+    own.restart()  # a daemon looks for LXCFS when it starts
+    own.lxc("launch", "busybox", "small", "-c", "limits.memory=64MiB", "-c", "limits.cpu=1")
+    assert own.exec("small", "grep", "MemTotal", "/proc/meminfo").split()[1] == "65536"
+    assert own.exec("small", "grep", "-c", "^processor", "/proc/cpuinfo") == "1"
+    uptime = float(own.exec("small", "cut", "-d ", "-f1", "/proc/uptime"))
+    assert uptime < 60
+    own.lxc("config", "set", "small", "limits.memory=32MiB")
+    assert own.exec("small", "grep", "MemTotal", "/proc/meminfo").split()[1] == "32768"
 
 
 def test_kernel_modules_are_loaded_at_once(daemon: Daemon, launch: Launch) -> None:
