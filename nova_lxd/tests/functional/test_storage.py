@@ -271,7 +271,12 @@ def test_shifted_volume_is_shared_between_id_maps(daemon: Daemon, launch: Launch
     daemon.lxc("storage", "volume", "create", "default", "shared", "security.shifted=true")
     try:
         for guest in guests:
-            daemon.lxc("storage", "volume", "attach", "default", "shared", guest, "/mnt")
+            done = daemon.lxc(
+                "storage", "volume", "attach", "default", "shared", guest, "/mnt", check=False
+            )
+            if daemon.backend == "lxd" and "idmapping abilities" in done.stderr:
+                pytest.skip("real LXD finds idmapped mounts unusable on this kernel")
+            assert done.returncode == 0, done.stderr
         one, two = guests
         daemon.exec(one, "sh", "-c", "echo hello > /mnt/f; chown 7:8 /mnt/f; chmod 0600 /mnt/f")
         assert daemon.exec(two, "stat", "-c", "%u:%g", "/mnt/f") == "7:8"
