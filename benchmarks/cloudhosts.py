@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from benchmarks.client import listener_pid
@@ -79,12 +78,7 @@ class FakeHost:
             )  # fmt: skip
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait(60)

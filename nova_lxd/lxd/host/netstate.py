@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import socket
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from nova_lxd.lxd.host.netlink import Address, Counters, Link, Netlink
@@ -56,12 +55,11 @@ class Reader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._netlink.close()
 
     def of_process(self, pid: int) -> dict[str, InterfaceState]:

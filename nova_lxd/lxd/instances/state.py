@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nova_lxd.lxd.db.instances import InstanceRecord
@@ -37,14 +36,9 @@ class Usage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         if self._reader is not None:
-            self._reader.__exit__(kind, value, trace)
+            self._reader.close()
 
     def interfaces(self, pid: int) -> Mapping[str, netstate.InterfaceState]:
         """The interfaces that a process sees.

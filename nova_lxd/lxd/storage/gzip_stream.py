@@ -15,7 +15,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import IO, Self
 
 _BLOCK = 256 << 10
@@ -71,12 +70,7 @@ class GzipStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def read(self, size: int) -> bytes:

@@ -152,6 +152,18 @@ def peers(
     assert not ports, "a port stays in the switch"
 
 
+def reboot_from_inside(driver: Any, peer: Peer) -> None:
+    """Let a guest reboot itself, wait for its new life and configure its nic again."""
+    name = guest.name(peer.instance)
+    before = driver.instances.state(name)["pid"]
+    driver.consoles.run(name, ["reboot"], b"")
+    guests.wait_for(
+        lambda: driver.instances.state(name)["pid"] not in (before, 0, -1),
+        "the guest's own reboot",
+    )
+    peer.dress()
+
+
 def test_packets_pass_and_again_after_reboots(
     driver: Any, context: Any, peers: list[Peer]
 ) -> None:
@@ -164,13 +176,7 @@ def test_packets_pass_and_again_after_reboots(
         driver.reboot(context, two.instance, two.ports, kind)
         two.dress()
         one.reaches(two)
-    before = driver.instances.state(guest.name(two.instance))["pid"]
-    driver.consoles.run(guest.name(two.instance), ["reboot"], b"")
-    guests.wait_for(
-        lambda: driver.instances.state(guest.name(two.instance))["pid"] not in (before, 0, -1),
-        "the guest's own reboot",
-    )
-    two.dress()
+    reboot_from_inside(driver, two)
     one.reaches(two)
 
 
@@ -217,13 +223,7 @@ def test_network_outlives_the_server(driver: Any, context: Any, peers: list[Peer
     one.reaches_without_server(two)
     start_server(driver)
     one.reaches(two)
-    before = driver.instances.state(guest.name(two.instance))["pid"]
-    driver.consoles.run(guest.name(two.instance), ["reboot"], b"")
-    guests.wait_for(
-        lambda: driver.instances.state(guest.name(two.instance))["pid"] not in (before, 0, -1),
-        "the guest's own reboot",
-    )
-    two.dress()
+    reboot_from_inside(driver, two)
     one.reaches(two)
 
 
