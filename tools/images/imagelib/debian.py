@@ -128,7 +128,9 @@ class DebianRecipe(Recipe):
         resolv = root / "etc" / "resolv.conf"
         resolv.unlink(missing_ok=True)
         resolv.symlink_to("../run/systemd/resolve/stub-resolv.conf")
-        run(["systemctl", f"--root={root}", "enable", "systemd-networkd", "systemd-resolved"])
+        # The image's own programs: the host need not have systemd.
+        units = ("systemd-networkd", "systemd-resolved")
+        run(["chroot", root, "/usr/bin/systemctl", "--root=/", "enable", *units])
         run(["chroot", root, "/usr/bin/passwd", "-l", "root"])
         forget_packages(root)
         if not (root / "sbin" / "init").exists():

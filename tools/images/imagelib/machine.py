@@ -87,8 +87,9 @@ class MachineRecipe(Recipe):
         copy_overlay(OVERLAY, root)
         (root / "etc/hostname").write_text("machine\n", encoding="utf-8")
         (root / "etc/machine-id").write_text("", encoding="utf-8")
-        run(["systemctl", f"--root={root}", "enable", "shared-files.service", "task.service"])
-        run(["systemctl", f"--root={root}", "mask", *_MASKED])
+        systemctl = ("chroot", root, "/usr/bin/systemctl", "--root=/")
+        run([*systemctl, "enable", "shared-files.service", "task.service"])
+        run([*systemctl, "mask", *_MASKED])
         forget_packages(root)
 
     def metadata(self) -> dict[str, Any]:
