@@ -133,8 +133,9 @@ class DebianRecipe(Recipe):
         run(["chroot", root, "/usr/bin/systemctl", "--root=/", "enable", *units])
         run(["chroot", root, "/usr/bin/passwd", "-l", "root"])
         forget_packages(root)
+        # A link to the image's own systemd, which the host need not have.
         init = root / "sbin" / "init"
-        if not init.exists() and not init.is_symlink():  # its target is the image's, not the host's
+        if not init.exists() and not init.is_symlink():
             raise BuildError(f"mmdebstrap left no /sbin/init in {root}")
 
     def metadata(self) -> dict[str, Any]:
