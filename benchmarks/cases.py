@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from benchmarks.client import Connection, random_bytes, requests_per_second
@@ -108,17 +109,21 @@ def running(subject: Subject, scale: float) -> None:
             delete(api, name)
 
 
+def _launch(subject: Subject, name: str) -> None:
+    """Create and start a container over a connection of its own."""
+    with subject.connect() as api:
+        create(api, name)
+        start(api, name)
+
+
+def _remove(subject: Subject, name: str) -> None:
+    """Stop and delete a container over a connection of its own."""
+    with subject.connect() as api:
+        stop(api, name)
+        delete(api, name)
+
+
 def at_once(subject: Subject, scale: float) -> None:
-    def launch(name: str) -> None:
-        with subject.connect() as api:
-            create(api, name)
-            start(api, name)
-
-    def remove(name: str) -> None:
-        with subject.connect() as api:
-            stop(api, name)
-            delete(api, name)
-
     for label, count, workers in (
         ("create+start, 20 at once", many(20, scale, 6), 20),
         ("launch, 2 in parallel", many(50, scale, 6), 2),
@@ -126,9 +131,9 @@ def at_once(subject: Subject, scale: float) -> None:
         names = [f"a{index}" for index in range(count)]
         with ThreadPoolExecutor(workers) as pool:
             began = time.perf_counter()
-            list(pool.map(launch, names))
+            list(pool.map(partial(_launch, subject), names))
             took = time.perf_counter() - began
-            list(pool.map(remove, names))
+            list(pool.map(partial(_remove, subject), names))
         subject.add(label, [count / took], "/s", smaller=False)
 
 
@@ -249,18 +254,8 @@ def crowd(subject: Subject, scale: float) -> None:
     """What many running containers cost while nothing is asked, and how quick one of them is."""
     names = [f"c{index}" for index in range(many(100, scale, 10))]
 
-    def launch(name: str) -> None:
-        with subject.connect() as api:
-            create(api, name)
-            start(api, name)
-
-    def remove(name: str) -> None:
-        with subject.connect() as api:
-            stop(api, name)
-            delete(api, name)
-
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(launch, names))
+        list(pool.map(partial(_launch, subject), names))
     time.sleep(2)  # they have come up by then
     subject.add("daemon, 100 running: CPU", [subject.idle_cpu(max(3.0, 20 * scale))], "%")
     with subject.connect() as api:
@@ -268,7 +263,7 @@ def crowd(subject: Subject, scale: float) -> None:
         count = many(20, scale, 10)
         subject.times("exec true, 100 running", count, lambda _i: api.operate("POST", path, body))
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(remove, names))
+        list(pool.map(partial(_remove, subject), names))
 
 
 def debian(subject: Subject, scale: float) -> None:

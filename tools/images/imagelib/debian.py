@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagelib.pack import EPOCH, HERE, BuildError, Recipe, copy_overlay, run
+from imagelib.pack import EPOCH, HERE, BuildError, Recipe, copy_overlay, overlay_texts, run
 
 OVERLAY = HERE / "debian"
 PACKAGES = (
@@ -108,10 +108,7 @@ class DebianRecipe(Recipe):
 
     def inputs(self) -> bytes:
         parts = [self.suite, *PACKAGES, *EXCLUDED, *KEPT]
-        for path in sorted(OVERLAY.rglob("*")):
-            if path.is_file():
-                parts += [str(path.relative_to(OVERLAY)), path.read_text(encoding="utf-8")]
-        return "\0".join(parts).encode()
+        return "\0".join([*parts, *overlay_texts(OVERLAY)]).encode()
 
     def tree(self, root: Path) -> None:
         bootstrap(root, self.suite, self.mirror, PACKAGES)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imagelib.debian import bootstrap, forget_packages
-from imagelib.pack import EPOCH, HERE, BuildError, Recipe, copy_overlay, run
+from imagelib.pack import EPOCH, HERE, BuildError, Recipe, copy_overlay, overlay_texts, run
 
 OVERLAY = HERE / "machine"
 MODULES = Path("/usr/lib/uml/modules")
@@ -75,10 +75,7 @@ class MachineRecipe(Recipe):
 
     def inputs(self) -> bytes:
         parts = [self.suite, *PACKAGES, *_MASKED, *(path.name for path in self._kernels())]
-        for path in sorted(OVERLAY.rglob("*")):
-            if path.is_file():
-                parts += [str(path.relative_to(OVERLAY)), path.read_text(encoding="utf-8")]
-        return "\0".join(parts).encode()
+        return "\0".join([*parts, *overlay_texts(OVERLAY)]).encode()
 
     def tree(self, root: Path) -> None:
         bootstrap(root, self.suite, self.mirror, PACKAGES)

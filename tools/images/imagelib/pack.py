@@ -92,6 +92,15 @@ def copy_overlay(source: Path, root: Path) -> None:
         target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
 
 
+def overlay_texts(source: Path) -> list[str]:
+    """The names and texts of the files below ``source``: what an image takes from it."""
+    parts: list[str] = []
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            parts += [str(path.relative_to(source)), path.read_text(encoding="utf-8")]
+    return parts
+
+
 def _key(recipe: Recipe) -> str:
     digest = hashlib.sha256(recipe.inputs())
     digest.update(json.dumps(recipe.metadata(), sort_keys=True).encode())
