@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 Changes = dict[str, str | None]
+_POWER = "volatile.last_state.power"
 
 
 @dataclass
@@ -82,6 +83,8 @@ def start(svc: Instances, inst: Instance) -> Trace:
     ids, base = idmaps.choose(svc.ctx.ids, expanded.config, svc.isolated_ranges(expanded, inst.id))
     begun = _Start(svc, inst, record, expanded, trace, ids, _idmap_keys(ids, base))
     with ExitStack() as undo:
+        _record_intent(begun, undo)
+        trace.step("intent")
         _prepare(begun)
         trace.step("prepare")
         _mount_root(begun, undo)
@@ -113,6 +116,12 @@ def _idmap_keys(ids: Idmap, base: int) -> Changes:
         # Trees are kept unshifted: what is on disk are the container's own ids.
         "volatile.last_state.idmap": "[]",
     }
+
+
+def _record_intent(begun: _Start, undo: ExitStack) -> None:
+    """Before anything is on the host: a daemon that finds it finishes the start or undoes it."""
+    db_instances.set_config(begun.svc.ctx.db, begun.inst.id, {_POWER: "RUNNING"})
+    undo.callback(_record_not_started, begun)
 
 
 def _prepare(begun: _Start) -> None:
@@ -180,7 +189,7 @@ def apply_templates(
 
 
 def _run(begun: _Start, runs: dict[str, RunConfig], undo: ExitStack) -> None:
-    """Record the intent, start it, and take hold of its processes."""
+    """Record what the devices chose, start it, and take hold of its processes."""
     svc, inst, record = begun.svc, begun.inst, begun.record
     paths = svc.ctx.paths
     security = confine.prepare(svc.ctx, record.project, record.name, begun.config, begun.idmap)
@@ -197,9 +206,7 @@ def _run(begun: _Start, runs: dict[str, RunConfig], undo: ExitStack) -> None:
     )
     items = startconfig.build(paths, plan)
     begun.trace.step("configuration")
-    begun.changes["volatile.last_state.power"] = "RUNNING"
     db_instances.set_config(svc.ctx.db, inst.id, begun.changes, last_used_at=time.time())
-    undo.callback(_record_not_started, svc, inst, list(runs))
     begun.trace.step("record")
     log = paths.log(record.project, record.name) / "lxc.log"
     # A monitor that is killed in the midst leaves its control groups.
@@ -218,10 +225,10 @@ def _run(begun: _Start, runs: dict[str, RunConfig], undo: ExitStack) -> None:
     undo.callback(_kill, svc, inst)
 
 
-def _record_not_started(svc: Instances, inst: Instance, devices: list[str]) -> None:
-    changes: Changes = {"volatile.last_state.power": "STOPPED"}
-    changes.update({f"volatile.{name}.host_name": None for name in devices})
-    db_instances.set_config(svc.ctx.db, inst.id, changes)
+def _record_not_started(begun: _Start) -> None:
+    changes: Changes = {_POWER: "STOPPED"}
+    changes.update({f"volatile.{name}.host_name": None for name in begun.expanded.devices})
+    db_instances.set_config(begun.svc.ctx.db, begun.inst.id, changes)
 
 
 def _kill(svc: Instances, inst: Instance) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from nova_lxd.lxd.paths import Paths
 from nova_lxd.tests.faults.injectors import no_writes, processes
 from nova_lxd.tests.functional.conftest import Launch
 from nova_lxd.tests.functional.daemon import Daemon
@@ -77,6 +81,40 @@ def test_monitor_that_is_killed_in_the_midst_of_a_start_leaves_no_control_group(
         daemon.get(f"{operation}/wait?timeout=60")
         daemon.wait_status(name, "Stopped")
         wait_for(lambda: not groups(daemon, name), "the end of the control groups", timeout=10)
+
+
+@contextmanager
+def unwritable(daemon: Daemon) -> Iterator[None]:
+    """Somebody else writes the database, so that the daemon waits at its next write."""
+    with sqlite3.connect(Paths(daemon.lxd_dir).database, isolation_level=None) as db:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            db.execute("ROLLBACK")
+    db.close()
+
+
+def test_a_start_is_on_record_before_anything_is_on_the_host(
+    daemon: Daemon, launch: Launch
+) -> None:
+    """Else nobody would know of a root's mount or of a veth pair when the daemon is killed."""
+    name = launch(start=False)
+
+    def traces() -> list[str]:
+        """The mount of its root, and veth pairs of the one instance here."""
+        mounts = Path(f"/proc/{daemon.pid}/mountinfo").read_text()
+        links = daemon.inside("ip", "-brief", "link", "show", "type", "veth").stdout
+        return [line for line in mounts.splitlines() if f"/run/{name}/" in line] + links.split()
+
+    with unwritable(daemon):
+        daemon.api("PUT", f"/1.0/instances/{name}/state", {"action": "start", "timeout": 30})
+        time.sleep(2)  # a start takes a tenth of that
+        assert traces() == []
+        daemon.stop(signal.SIGKILL)
+    daemon.start()
+    assert traces() == []
+    assert daemon.instance(name)["status"] == "Stopped"
 
 
 @pytest.fixture
