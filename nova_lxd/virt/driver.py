@@ -12,7 +12,7 @@ from nova import objects
 from nova.virt import driver, hardware, node
 from oslo_log import log as logging
 
-from nova_lxd.virt import conf, diagnostics, exception, guest, tags
+from nova_lxd.virt import conf, consoletext, diagnostics, exception, guest, tags
 from nova_lxd.virt import host as host_module
 from nova_lxd.virt.client import LXDClient
 from nova_lxd.virt.consoles import NOT_FOUND, Consoles
@@ -424,9 +424,9 @@ class LXDDriver(driver.ComputeDriver):
     # -- console and admin ------------------------------------------------------------------
 
     def get_console_output(self, context: Any, instance: Any) -> str:
-        """Return the console log; Nova takes text and encodes it as Latin-1 again."""
+        """Return the console log, in ASCII: Nova's compute manager can carry nothing else."""
         try:
-            return self.consoles.log(guest.name(instance)).decode("latin-1")
+            return consoletext.to_ascii(self.consoles.log(guest.name(instance)))
         except exception.LXDNotFound:
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
 

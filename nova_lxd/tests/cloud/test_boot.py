@@ -49,3 +49,4 @@ def test_console_log_shows_the_boot(guest: Guest) -> None:
     log = eventually("the login prompt in the log", 60, lambda: next(
         (log for log in [world.console(server)] if f"{server.name} login:" in log), ""))
     assert "Cloud-init" in log or "cloud-init" in log
+    assert log.isascii()  # systemd's ellipses are spelt, not three replacement signs each

@@ -144,6 +144,10 @@ def test_console_password_and_diagnostics(driver: Any, context: Any, server: Any
     guests.wait_for(
         lambda: "busybox guest is up" in driver.get_console_output(context, server), "console"
     )
+    guests.run(driver, server, "sh", "-c", r"printf 'Rem\342\200\246ine\n' > /dev/console")
+    guests.wait_for(
+        lambda: "Rem...ine" in driver.get_console_output(context, server), "spelt ellipsis"
+    )
     driver.set_admin_password(server, "pass word")
     assert guests.read(driver, server, "/etc/shadow").startswith(b"root:$")
     guests.run(driver, server, "rm", "/usr/bin/chpasswd")

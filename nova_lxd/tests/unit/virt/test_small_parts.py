@@ -14,7 +14,7 @@ import zipfile
 import pytest
 
 from nova_lxd.tests.functional.virt import busybox
-from nova_lxd.virt import conf, cputraits, extra_specs, host, snapshots
+from nova_lxd.virt import conf, consoletext, cputraits, extra_specs, host, snapshots
 from nova_lxd.virt.images import formats, upload
 from nova_lxd.virt.images.formats import disk, squashfs, tarball, unified
 
@@ -30,6 +30,27 @@ def test_uptime_has_what_the_api_takes_apart() -> None:
 
 def test_cpu_numbers() -> None:
     assert set(host.cpu_stats()) == {"kernel", "idle", "user", "iowait", "frequency"}
+
+
+@pytest.mark.parametrize(
+    "said,shown",
+    [
+        ("[  OK  ] Rem…ine ext4", "[  OK  ] Rem...ine ext4"),
+        ("● sshd — läuft\r\n", "* sshd - lauft\r\n"),
+        ("a\u0308\n└─unit", "a\n`-unit"),
+        ("漢\x1b[0m", "?\x1b[0m"),
+    ],
+)
+def test_console_is_spelt_in_ascii(said: str, shown: str) -> None:
+    assert consoletext.to_ascii(said.encode()) == shown
+    # what nova.compute.manager does with it
+    assert shown.encode("latin-1").decode("ascii", "replace") == shown
+
+
+def test_console_cut_within_a_character_and_bytes_that_are_no_text() -> None:
+    assert consoletext.to_ascii("…ab".encode()[1:]) == "ab"
+    assert consoletext.to_ascii(b"a\xffb\xe2\x80") == "a?b?"
+    assert consoletext.to_ascii(b"") == ""
 
 
 @pytest.mark.parametrize(
