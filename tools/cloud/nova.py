@@ -78,7 +78,7 @@ def configure_compute(cloud: Cloud, host: HostRecord) -> Path:
         "host": host.name, "my_ip": host.address, "compute_driver": DRIVERS[cloud.settings.driver],
         "resume_guests_state_on_host_boot": True,
         # Containers share the host's processors: 2 of them must hold more than nova's 8 servers.
-        "cpu_allocation_ratio": 16.0,
+        "cpu_allocation_ratio": 16.0, "disk_allocation_ratio": lxd.disk_ratio(cloud),
         "max_concurrent_builds": LONG_TASKS, "max_concurrent_snapshots": LONG_TASKS,
         "instances_path": str(cloud.data(f"{name}/instances")),
     }
