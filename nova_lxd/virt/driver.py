@@ -25,6 +25,9 @@ from nova_lxd.virt.rescue import Rescue
 from nova_lxd.virt.snapshots import Snapshots
 
 LOG = logging.getLogger(__name__)
+ROOT = "root"
+# Ends at once in a guest without cloud-init, or in one that has booted.
+AWAIT_CLOUD_INIT = ["timeout", "120", "cloud-init", "status", "--wait"]
 CONF = nova.conf.CONF
 conf.register(CONF)
 
@@ -300,7 +303,7 @@ class LXDDriver(driver.ComputeDriver):
         self.rescuer.rescue(context, instance, network_info, _image_id(instance, image_meta))
         if rescue_password:
             # an image without chpasswd, or without a root password, is still worth a rescue
-            quietly(self.set_admin_password, instance, rescue_password)
+            quietly(self._set_password, instance, ROOT, rescue_password)
 
     def unrescue(self, context: Any, instance: Any) -> None:
         self.rescuer.unrescue(instance, instance.get_network_info())
@@ -437,7 +440,17 @@ class LXDDriver(driver.ComputeDriver):
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
 
     def set_admin_password(self, instance: Any, new_pass: str) -> None:
-        code = self.consoles.run(self._name(instance), ["chpasswd"], f"root:{new_pass}\n".encode())
+        """Set the password of root, or of the user that the image calls ``os_admin_user``."""
+        user = instance.image_meta.properties.get("os_admin_user") or ROOT
+        if user != ROOT:
+            # cloud-init makes that user at the first boot, and locks a password set before.
+            self.consoles.run(self._name(instance), AWAIT_CLOUD_INIT, b"")
+        self._set_password(instance, user, new_pass)
+
+    def _set_password(self, instance: Any, user: str, password: str) -> None:
+        code = self.consoles.run(
+            self._name(instance), ["chpasswd"], f"{user}:{password}\n".encode()
+        )
         if code == NOT_FOUND:
             raise nova_exception.SetAdminPasswdNotSupported()
         if code:

@@ -23,8 +23,10 @@ ROUTER = "router"
 # name: (vcpus, MiB of memory, GiB of disk)
 FLAVORS = {"c1.tiny": (1, 128, 1), "c1.small": (1, 512, 4), "c1.medium": (2, 1024, 8)}
 
-# image name -> (kind for tools/images/build, MiB of memory it needs)
+# image name -> MiB of memory it needs
 IMAGES = {"debian": 256, "busybox": 16}
+# Whose password nova sets; root has none in Debian's image.
+ADMIN_USERS = {"debian": "debian"}
 
 
 def key_path(cloud: Cloud) -> Path:
@@ -147,6 +149,8 @@ def upload_image(cloud: Cloud, name: str, label: str = "") -> bool:
             return False
         images.delete(f"/images/{entry['id']}")
     properties = {"hypervisor_type": "lxd", "os_type": "linux"}
+    if name in ADMIN_USERS:
+        properties["os_admin_user"] = ADMIN_USERS[name]
     if cloud.settings.driver == "fake":
         properties = {}
     # Glance knows no tar format: a unified LXD tarball goes as raw, and the driver looks inside.

@@ -132,10 +132,10 @@ def test_pause_and_suspend(world: World, verb: str, back: str, status: str) -> N
 
 def test_password(world: World) -> None:
     server, address = world.boot_reachable("password")
-    before = world.ssh(address, "sudo getent shadow root")
+    before = world.ssh(address, "sudo getent shadow debian")
     world.api.compute.change_server_password(server, "correct horse battery")
     eventually("the new password", 30,
-               lambda: world.ssh(address, "sudo getent shadow root") != before)
-    verify = ("import crypt, spwd, sys; h = spwd.getspnam('root').sp_pwdp;"
+               lambda: world.ssh(address, "sudo getent shadow debian") != before)
+    verify = ("import crypt, spwd, sys; h = spwd.getspnam('debian').sp_pwdp;"
               "sys.exit(crypt.crypt('correct horse battery', h) != h)")
     world.ssh(address, f'sudo python3 -W ignore -c "{verify}"')

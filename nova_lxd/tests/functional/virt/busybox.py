@@ -13,7 +13,8 @@ APPLETS = (
     "sh", "init", "ls", "cat", "echo", "true", "sleep", "ip", "ifconfig", "udhcpc", "ping",
     "reboot", "poweroff", "halt", "mount", "umount", "login", "getty", "hostname",
     "grep", "id", "mkdir", "rm", "touch", "head", "tail", "wc", "df", "free", "nproc", "stat",
-    "kill", "passwd", "ps", "sync", "dd", "tty", "wget", "nc", "printf", "test", "env", "date",
+    "kill", "chmod", "passwd", "timeout", "ps", "sync", "dd", "tty", "wget", "nc", "printf",
+    "test", "env", "date",
 )  # fmt: skip
 
 FILES = {

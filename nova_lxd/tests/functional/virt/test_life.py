@@ -140,6 +140,21 @@ def test_guest_reboots_by_itself(driver: Any, server: Any) -> None:
     assert server.ports[0]["address"] in guests.run(driver, server, "ip", "link", "show", "eth0")
 
 
+def _check_password_of_the_image_user(driver: Any, server: Any) -> None:
+    """It waits for cloud-init, which makes the user and locks a password set before."""
+    server.system_metadata["image_os_admin_user"] = "cloud"
+    with pytest.raises(exception.InstancePasswordSetFailed):
+        driver.set_admin_password(server, "pass word")  # nobody of that name yet
+    slow = (
+        "#!/bin/sh\nsleep 2\necho cloud:x:1000:1000::/:/bin/sh >> /etc/passwd\n"
+        "echo 'cloud:!:1::::::' >> /etc/shadow\n"
+    )
+    guests.run(driver, server, "sh", "-c", f'echo "{slow}" > /usr/bin/cloud-init')
+    guests.run(driver, server, "chmod", "+x", "/usr/bin/cloud-init")
+    driver.set_admin_password(server, "pass word")
+    assert b"\ncloud:$" in guests.read(driver, server, "/etc/shadow")
+
+
 def test_console_password_and_diagnostics(driver: Any, context: Any, server: Any) -> None:
     guests.wait_for(
         lambda: "busybox guest is up" in driver.get_console_output(context, server), "console"
@@ -150,6 +165,7 @@ def test_console_password_and_diagnostics(driver: Any, context: Any, server: Any
     )
     driver.set_admin_password(server, "pass word")
     assert guests.read(driver, server, "/etc/shadow").startswith(b"root:$")
+    _check_password_of_the_image_user(driver, server)
     guests.run(driver, server, "rm", "/usr/bin/chpasswd")
     with pytest.raises(exception.SetAdminPasswdNotSupported):
         driver.set_admin_password(server, "pass word")

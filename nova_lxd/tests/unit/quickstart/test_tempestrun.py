@@ -32,3 +32,33 @@ def test_lists_are_regular_expressions(path: Path) -> None:
     assert found
     for pattern in found:
         re.compile(pattern)
+
+
+PASSWORD = (
+    "tempest.api.compute.servers.test_server_actions.ServerActionsTestJSON"
+    ".test_change_server_password"
+)
+TESTS = (
+    f"{PASSWORD}[id-1,smoke]",
+    f"{PASSWORD}_twice[id-2]",
+    "tempest.api.compute.other.B.test[id-3]",
+)
+
+
+@pytest.mark.parametrize("wanted", [["servers", "other"], tempestrun.patterns(tempestrun.FULL)])
+def test_what_spoils_its_class_has_a_run_of_its_own(wanted: list[str]) -> None:
+    ran = [
+        [
+            test
+            for test in TESTS
+            if re.search(selected, test) and not any(re.search(each, test) for each in besides)
+        ]
+        for selected, besides in tempestrun.passes(wanted)
+    ]
+    assert len(ran) == 2
+    assert TESTS[0] not in ran[0] and TESTS[1] in ran[0]
+    assert ran[1] == [TESTS[0]]
+
+
+def test_one_run_where_nothing_spoils_the_others() -> None:
+    assert tempestrun.passes(["^tempest.api.image", "other"]) == [("^tempest.api.image|other", [])]
