@@ -22,7 +22,7 @@ from nova_lxd.lxd.api.streams import Descriptor
 from nova_lxd.lxd.errors import BadRequest
 from nova_lxd.lxd.host import terminal
 from nova_lxd.lxd.host.liblxc.client import Exec
-from nova_lxd.lxd.instances.exec import Executor, Program, require_running
+from nova_lxd.lxd.instances.exec import Executor, Program, refused, require_running
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.operations import Operation
 
@@ -105,13 +105,14 @@ def _without_sockets(
 
     def run(op: Operation) -> Mapping[str, Any]:
         if not record:
-            return {"return": executor.run(instance, program)}
+            return _outcome(op, {"return": executor.run(instance, program)})
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = {n: logs / f"exec_{op.id}.{ext}" for n, ext in (("1", "stdout"), ("2", "stderr"))}
         with files["1"].open("wb") as out, files["2"].open("wb") as err:
             code = executor.run(instance, program, out, err)
         base = f"/1.0/instances/{instance.name}/logs"
-        return {"return": code, "output": {n: f"{base}/{f.name}" for n, f in files.items()}}
+        output = {n: f"{base}/{f.name}" for n, f in files.items()}
+        return _outcome(op, {"return": code, "output": output})
 
     op = services.operations.task(
         instance.project,
@@ -121,6 +122,15 @@ def _without_sockets(
         requestor=request.requestor,
     )
     return envelope.operation(op)
+
+
+def _outcome(op: Operation, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a program; the operation fails, but shows it, when none could be run."""
+    failure = refused(result["return"])
+    if failure is not None:
+        op.update(result)
+        raise failure
+    return result
 
 
 class Session:
@@ -173,7 +183,7 @@ class Session:
         except (msgspec.DecodeError, KeyError, TypeError, ValueError, OSError) as exc:
             LOG.debug("Control message %r was ignored: %s", text[:200], exc)
 
-    async def run(self, _op: Operation) -> Mapping[str, Any]:
+    async def run(self, op: Operation) -> Mapping[str, Any]:
         """Wait for the sockets, run the program, pump, and tell its exit code."""
         try:
             await self._sockets.wait()
@@ -184,7 +194,7 @@ class Session:
             for name in self._streams:
                 if name != "0" or self._body.interactive:
                     await streams.send_end(self._sockets[name])
-            return {"return": code}
+            return _outcome(op, {"return": code})
         finally:
             await self._sockets.close()
 

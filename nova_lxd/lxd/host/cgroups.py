@@ -115,6 +115,10 @@ class Layout:
         found = (tree.mount / group.lstrip("/") for tree in trees.values())
         return [path for path in found if path.is_dir()]
 
+    def leaf(self, group: str) -> Path | None:
+        """Where liblxc puts what is executed in a container's group: v2 wants a group below it."""
+        return self.unified.mount / group.lstrip("/") / ".lxc" if self.unified else None
+
     def processes(self, group: str) -> set[int]:
         """The processes in a group (``CGROUP-DIR/lxc.payload.NAME``) and below, in any tree.
 
@@ -449,7 +453,19 @@ def thaw_process(pid: int) -> None:
             # The freeze may stand in any group above it, up to the container's.
             path = tree.path(group)
             while path != tree.mount:
-                (path / "freezer.state").write_text("THAWED")
+                if not _thaw(path):
+                    return
                 if path.name.startswith("lxc.payload."):
                     return
                 path = path.parent
+
+
+def _thaw(path: Path) -> bool:
+    """Thaw one group of v1; False when it is gone already."""
+    try:
+        (path / "freezer.state").write_text("THAWED")
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENODEV):
+            return False
+        raise
+    return True

@@ -51,6 +51,7 @@ _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -205,6 +206,12 @@ def unshare(flags: int) -> None:
 def become_subreaper() -> None:
     """prctl(PR_SET_CHILD_SUBREAPER): orphaned descendants become this process's children."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0):
+        raise _fail(None)
+
+
+def signal_at_parents_death(number: int) -> None:
+    """prctl(PR_SET_PDEATHSIG): get a signal when the parent ends; 0: no more."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0):
         raise _fail(None)
 
 

@@ -7,16 +7,19 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 
 from nova_lxd.lxd.errors import BadRequest
-from nova_lxd.lxd.host import terminal
+from nova_lxd.lxd.host import cgroups, terminal
 from nova_lxd.lxd.host.liblxc.client import Exec, Zygote
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.paths import Paths
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PREFIX = "environment."
+# LXD takes these exit codes for its own, whoever ended with them.
+_REFUSED = {126: "Command not executable", 127: "Command not found"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Program:
         return Program(self.command, env, self.user, self.group, cwd)
 
 
+def refused(code: int) -> BadRequest | None:
+    """What an operation fails with whose program could not be run, as its exit code tells."""
+    return BadRequest(_REFUSED[code]) if code in _REFUSED else None
+
+
 def require_running(instance: Instance) -> None:
     """:raises BadRequest: the instance does not run, or is frozen."""
     if not instance.is_running:
@@ -75,7 +83,7 @@ class Executor:
 
         :raises BadRequest: the instance does not run.
         """
-        return self._start(instance, program, (stdin, stdout, stderr), tty=False)
+        return self._start(instance, program, (stdin, stdout, stderr))
 
     def start_on_terminal(
         self, instance: Instance, program: Program, rows: int, columns: int
@@ -90,13 +98,11 @@ class Executor:
             with os.fdopen(slave, "rb", buffering=0):
                 if rows and columns:
                     terminal.resize(master, rows, columns)
-                process = self._start(instance, program, (slave, slave, slave), tty=True)
+                process = self._start(instance, program, (slave, slave, slave))
             undo.pop_all()
         return process, master
 
-    def _start(
-        self, instance: Instance, program: Program, fds: tuple[int, int, int], *, tty: bool
-    ) -> Exec:
+    def _start(self, instance: Instance, program: Program, fds: tuple[int, int, int]) -> Exec:
         require_running(instance)
         return self._liblxc.exec(
             instance.stored_name,
@@ -109,8 +115,17 @@ class Executor:
             uid=program.user,
             gid=program.group,
             cwd=program.cwd,
-            tty=tty,
+            leaf=self._leaf(instance),
         )
+
+    def _leaf(self, instance: Instance) -> tuple[Path, int, int] | None:
+        """The control group of programs, to be made by the container's root."""
+        root = instance.idmap.host_uid(0), instance.idmap.host_gid(0)
+        group = f"{self._paths.cgroup}/lxc.payload.{instance.stored_name}"
+        path = cgroups.layout().leaf(group)
+        if path is None or root[0] is None or root[1] is None:
+            return None
+        return path, root[0], root[1]
 
     def run(
         self,

@@ -265,6 +265,32 @@ def test_no_wait_gives_the_return_code_only(daemon: Daemon, guest: str) -> None:
     assert done["metadata"] == {"return": 5}
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "reason"),
+    [
+        (["/no/such"], 127, "Command not found"),
+        (["/etc/passwd"], 126, "Command not executable"),
+        (["sh", "-c", "exit 127"], 127, "Command not found"),
+    ],
+)
+@pytest.mark.parametrize("record", [False, True])
+def test_operation_fails_when_no_program_could_be_run(
+    daemon: Daemon, guest: str, command: list[str], code: int, reason: str, record: bool
+) -> None:
+    body = {"command": command, "record-output": record}
+    started = daemon.api("POST", f"/1.0/instances/{guest}/exec", body)
+    done = daemon.get(f"{started.body['operation']}/wait?timeout=20")
+    assert (done["status"], done["err"]) == ("Failure", reason)
+    assert done["metadata"]["return"] == code
+    assert ("output" in done["metadata"]) is record
+
+
+def test_session_without_a_terminal_is_not_the_programs_own(daemon: Daemon, guest: str) -> None:
+    stat = daemon.lxc("exec", guest, "-T", "--", "cat", "/proc/self/stat").stdout
+    group, session = stat.rpartition(")")[2].split()[2:4]
+    assert (group, session) == ("0", "0"), "they are outside"
+
+
 def test_websocket_operation_offers_its_secrets(daemon: Daemon, guest: str) -> None:
     answer = daemon.api(
         "POST",

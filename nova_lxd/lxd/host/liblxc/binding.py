@@ -13,9 +13,9 @@ import os
 LIBRARY = "liblxc.so.1"
 VERSIONS = ((5, 0), (8, 0))  # first tested, first not allowed
 
-ATTACH_DEFAULT = 0x0000FFFF
-ATTACH_CLEAR_ENV = 1
-ATTACH_DETECT_PERSONALITY = -1
+_ATTACH_DEFAULT = 0x0000FFFF
+_ATTACH_CLEAR_ENV = 1
+_ATTACH_DETECT_PERSONALITY = -1
 
 _FIELDS_BEFORE = (
     ("name", ctypes.c_char_p),
@@ -89,6 +89,9 @@ _FUNCTIONS = [
 ]
 
 
+_text = ctypes.c_char_p
+
+
 class _Container(ctypes.Structure):
     _fields_ = [*_FIELDS_BEFORE, *((name, ctypes.c_void_p) for name in _FUNCTIONS)]
 
@@ -117,7 +120,7 @@ class _Groups(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("list", ctypes.c_void_p)]
 
 
-class AttachOptions(ctypes.Structure):
+class _AttachOptions(ctypes.Structure):
     """``lxc_attach_options_t``."""
 
     _fields_ = [
@@ -128,8 +131,8 @@ class AttachOptions(ctypes.Structure):
         ("uid", ctypes.c_uint32),
         ("gid", ctypes.c_uint32),
         ("env_policy", ctypes.c_int),
-        ("extra_env_vars", ctypes.c_void_p),
-        ("extra_keep_env", ctypes.c_void_p),
+        ("extra_env_vars", ctypes.POINTER(_text)),
+        ("extra_keep_env", ctypes.POINTER(_text)),
         ("stdin_fd", ctypes.c_int),
         ("stdout_fd", ctypes.c_int),
         ("stderr_fd", ctypes.c_int),
@@ -139,10 +142,13 @@ class AttachOptions(ctypes.Structure):
     ]
 
 
-AttachFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+class _Command(ctypes.Structure):
+    """``lxc_attach_command_t``."""
+
+    _fields_ = [("program", _text), ("argv", ctypes.POINTER(_text))]
+
 
 _pointer = ctypes.POINTER(_Container)
-_text = ctypes.c_char_p
 _int_pointer = ctypes.POINTER(ctypes.c_int)
 # Result and arguments of the functions that are used; the first argument is always the container.
 _SIGNATURES = {
@@ -151,14 +157,15 @@ _SIGNATURES = {
     "start": ctypes.CFUNCTYPE(ctypes.c_bool, _pointer, ctypes.c_int, ctypes.c_void_p),
     "want_daemonize": ctypes.CFUNCTYPE(ctypes.c_bool, _pointer, ctypes.c_bool),
     "want_close_all_fds": ctypes.CFUNCTYPE(ctypes.c_bool, _pointer, ctypes.c_bool),
+    "set_config_item": ctypes.CFUNCTYPE(ctypes.c_bool, _pointer, _text, _text),
     "set_cgroup_item": ctypes.CFUNCTYPE(ctypes.c_bool, _pointer, _text, _text),
     "console_getfd": ctypes.CFUNCTYPE(ctypes.c_int, _pointer, _int_pointer, _int_pointer),
     "attach": ctypes.CFUNCTYPE(
         ctypes.c_int,
         _pointer,
-        AttachFunction,
         ctypes.c_void_p,
-        ctypes.POINTER(AttachOptions),
+        ctypes.POINTER(_Command),
+        ctypes.POINTER(_AttachOptions),
         _int_pointer,
     ),
     "console_log": ctypes.CFUNCTYPE(ctypes.c_int, _pointer, ctypes.POINTER(_ConsoleLog)),
@@ -179,6 +186,11 @@ def load() -> ctypes.CDLL:
     library.lxc_container_new.restype = _pointer
     library.lxc_container_new.argtypes = (_text, _text)
     return library
+
+
+def _strings(words: list[str]) -> ctypes.Array[ctypes.c_char_p]:
+    """A ``char **`` that ends with NULL."""
+    return (_text * (len(words) + 1))(*map(os.fsencode, words), None)
 
 
 class LxcError(Exception):
@@ -207,14 +219,17 @@ class Liblxc:
         pointer = self._library.lxc_container_new(name.encode(), os.fsencode(lxcpath))
         if not pointer:
             raise LxcError(f"opening container {name}")
-        return Container(pointer, self._libc)
+        return Container(pointer, self._library, self._libc)
 
 
 class Container:
     """``struct lxc_container``; never freed, as its process ends soon."""
 
-    def __init__(self, pointer: ctypes._Pointer[_Container], libc: ctypes.CDLL) -> None:
+    def __init__(
+        self, pointer: ctypes._Pointer[_Container], library: ctypes.CDLL, libc: ctypes.CDLL
+    ) -> None:
         self._pointer = pointer
+        self._library = library
         self._libc = libc
 
     def _call(self, name: str, *arguments: object) -> int:
@@ -267,10 +282,48 @@ class Container:
         self._libc.free(log.data)
         return data
 
-    def attach(self, function: ctypes._CFunctionType, options: AttachOptions) -> int:
-        """Run a C function in a new process inside the container: the process's host pid."""
+    def attach(
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        ids: tuple[int, int],
+        cwd: str,
+        streams: tuple[int, int, int],
+        log: str,
+    ) -> int:
+        """Run a program inside the container: its pid on the host; it is the caller's child.
+
+        It ends with 127 when there is no such program and with 126 when it cannot be run.  A
+        standard input that is a terminal becomes its controlling one.  What liblxc complains of
+        goes to the file ``log`` alone; a log of the whole library would go to standard error too.
+        """
+        # All that attaching needs to know it asks of the monitor, the confinement too.  With the
+        # id map of a whole configuration it would fork once more to enter a control group.
+        self._call("set_config_item", b"lxc.log.file", os.fsencode(log))
+        words = _strings(argv)
+        options = _AttachOptions(
+            attach_flags=_ATTACH_DEFAULT,
+            namespaces=-1,
+            personality=_ATTACH_DETECT_PERSONALITY,
+            initial_cwd=os.fsencode(cwd),
+            uid=ids[0],
+            gid=ids[1],
+            env_policy=_ATTACH_CLEAR_ENV,
+            extra_env_vars=_strings([f"{key}={value}" for key, value in env.items()]),
+            stdin_fd=streams[0],
+            stdout_fd=streams[1],
+            stderr_fd=streams[2],
+            log_fd=-1,
+        )
         pid = ctypes.c_int(-1)
-        code = self._call("attach", function, None, ctypes.byref(options), ctypes.byref(pid))
+        code = self._call(
+            "attach",
+            # Not a function of Python's: each page that it touched would be copied.
+            self._library.lxc_attach_run_command,
+            ctypes.byref(_Command(words[0], words)),
+            ctypes.byref(options),
+            ctypes.byref(pid),
+        )
         if code < 0 or pid.value <= 0:
             raise LxcError("entering the container")
         return pid.value

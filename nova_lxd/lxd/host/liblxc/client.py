@@ -342,7 +342,7 @@ class Zygote:
     ) -> Running:
         """Start a container; returns when its init runs.
 
-        The configuration is kept as ``LXCPATH/NAME/lxc.conf`` (exec reads it again).
+        The configuration is kept as ``LXCPATH/NAME/lxc.conf``.
 
         :param items: liblxc configuration, in order; keys may repeat.
         :param log: liblxc's log file of this container, appended to.
@@ -441,12 +441,14 @@ class Zygote:
         uid: int = 0,
         gid: int = 0,
         cwd: str = "/",
-        tty: bool = False,
+        leaf: tuple[Path, int, int] | None = None,
     ) -> Exec:
         """Run a program in a running container; the descriptors stay the caller's to close.
 
+        :param stdin: a terminal becomes the program's controlling one.
         :param env: its whole environment, but for ``container=lxc``; PATH finds the program.
-        :param tty: ``stdin`` is a terminal that becomes the program's controlling one.
+        :param leaf: the control group of what is executed (:meth:`..cgroups.Layout.leaf`), and
+            the uid and gid that own it.
         :raises LiblxcError: the container could not be entered (it does not run, say).
 
         A program that is missing ends with 127, one that cannot be executed with 126.
@@ -455,12 +457,11 @@ class Zygote:
             "exec",
             name,
             str(lxcpath),
-            str(self.config_path(name, lxcpath)),
             list(argv),
             dict(env),
             (uid, gid),
             cwd,
-            tty,
+            (str(leaf[0]), *leaf[1:]) if leaf else None,
         )
         with contextlib.ExitStack() as undo:
             answers = undo.enter_context(self._send(request, (stdin, stdout, stderr)))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The helper process that alone calls liblxc: single-threaded, forks one worker per request.
+"""The helper process that alone calls liblxc: single-threaded, one forked worker per request.
 
 Started by :mod:`.client` without site packages; imports as little as can be, because every
 container's monitor is a fork of it and shares its pages.  A request is one datagram on the control
 socket: a marshalled tuple ``(operation, arguments…)`` with descriptors, the first of which is the
-socket for the worker's answers.  It ends when the daemon's end of the control socket closes; the
-monitors go on.
+socket for the worker's answers.  The worker of the next request waits for it: what a fork costs,
+and the first touch of its pages, is paid before.  The helper ends when the daemon's end of the
+control socket closes; the monitors go on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal itself loads enum and more
 import _socket
 import errno
-import fcntl
 import gc
 import marshal
 import os
@@ -30,17 +30,8 @@ MSG_CMSG_CLOEXEC = 0x40000000
 MAX_REQUEST = 1 << 20
 MAX_FDS = 8
 _FD_SIZE = 4
-EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE = 127, 126
-# What LXD writes to the standard error of such an exec.
-_REFUSALS = {
-    EXIT_NOT_FOUND: b"Error: Command not found\n",
-    EXIT_NOT_EXECUTABLE: b"Error: Command not executable\n",
-}
-_ENOENT, _ENOTDIR = 2, 20
-_TIOCSCTTY = 0x540E
 # Python itself ignores the last two.
 _IGNORED = (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ)
-_RESET = tuple(_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP})
 
 
 class Worker:
@@ -60,10 +51,14 @@ class Worker:
             ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)]
         self.reply.sendmsg([marshal.dumps(values)], ancillary)
 
-    def container(self, name: str, lxcpath: str, config: str = "") -> binding.Container:
-        """A handle, with liblxc's messages of this process kept in memory for the answer."""
+    def open_log(self) -> str:
+        """A file in memory for liblxc's messages of this process, which go with the answer."""
         self.log = os.memfd_create("liblxc.log")
-        self.liblxc.log_to(f"/proc/self/fd/{self.log}", "ERROR", name, lxcpath)
+        return f"/proc/self/fd/{self.log}"
+
+    def container(self, name: str, lxcpath: str, config: str = "") -> binding.Container:
+        """A handle, with liblxc's messages kept for the answer."""
+        self.liblxc.log_to(self.open_log(), "ERROR", name, lxcpath)
         container = self.liblxc.container(name, lxcpath)
         if config:
             container.load_config(config)
@@ -131,37 +126,28 @@ class Worker:
         self,
         name: str,
         lxcpath: str,
-        config: str,
         argv: list[str],
         env: dict[str, str],
         ids: tuple[int, int],
         cwd: str,
-        tty: bool,
+        leaf: tuple[str, int, int] | None,
     ) -> None:
-        """Run a program: ("ok", host pid) and its pidfd, at its end ("exit", wait status)."""
-        container = self.container(name, lxcpath, config)
+        """Run a program: ("ok", host pid) and its pidfd, at its end ("exit", wait status).
+
+        ``leaf`` is the control group that liblxc puts it into, with the ids of its owner.
+        """
+        container = self.liblxc.container(name, lxcpath)
+        log = self.open_log()
+        if leaf:
+            _make_leaf(*leaf)
         stdin, stdout, stderr = self.fds
-        options = binding.AttachOptions(
-            attach_flags=binding.ATTACH_DEFAULT,
-            namespaces=-1,
-            personality=binding.ATTACH_DETECT_PERSONALITY,
-            initial_cwd=os.fsencode(cwd),
-            uid=ids[0],
-            gid=ids[1],
-            env_policy=binding.ATTACH_CLEAR_ENV,
-            stdin_fd=stdin,
-            stdout_fd=stdout,
-            stderr_fd=stderr,
-            log_fd=self.log,
-        )
-
-        def inside(_payload: object) -> int:
-            try:
-                _exec_inside(argv, env, tty)
-            finally:
-                os._exit(EXIT_NOT_EXECUTABLE)
-
-        pid = container.attach(binding.AttachFunction(inside), options)
+        # It stays in this group, which we leave: its signals to its group are not for us.
+        before = os.getpgrp()
+        os.setpgid(0, 0)
+        try:
+            pid = container.attach(argv, env, ids, cwd, (stdin, stdout, stderr), log)
+        finally:
+            _rejoin(before)
         for fd in self.fds:
             os.close(fd)
         # Opened while the process is not waited for: the pid cannot be somebody else's.
@@ -244,36 +230,27 @@ def _make_target(target: str, kind: str, ids: tuple[int, int], mode: int) -> Non
         os.setegid(0)
 
 
-def _exec_inside(argv: list[str], env: dict[str, str], tty: bool) -> None:
-    """In the attached process: become a session leader and run the program.
-
-    Imports nothing: modules would come from the container's file system.
-    """
-    if os.getsid(0) != os.getpid():  # liblxc did it already when stdin is a terminal
-        os.setsid()
-    if tty:
-        fcntl.ioctl(0, _TIOCSCTTY, 0)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-    code = _try_exec(argv, {"container": "lxc", **env})
-    os.write(2, _REFUSALS[code])
-    os._exit(code)
+def _rejoin(group: int) -> None:
+    """Become a member of a process group, unless none is left of it: the helper has died."""
+    try:
+        os.setpgid(0, group)
+    except PermissionError:
+        return
 
 
-def _try_exec(argv: list[str], env: dict[str, str]) -> int:
-    """execvp(3) with this environment; the shell's exit code when no program could be run."""
-    program = argv[0]
-    if "/" in program:
-        candidates = [program]
-    else:
-        candidates = [f"{d or '.'}/{program}" for d in env.get("PATH", "/bin:/usr/bin").split(":")]
-    code = EXIT_NOT_FOUND
-    for candidate in candidates:
-        try:
-            os.execve(candidate, argv, env)
-        except OSError as exc:
-            if exc.errno not in (_ENOENT, _ENOTDIR):
-                code = EXIT_NOT_EXECUTABLE
-    return code
+def _make_leaf(path: str, uid: int, gid: int) -> None:
+    """Make a control group as the container's root, whose it then is; else liblxc makes it."""
+    if os.path.isdir(path):
+        return
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        os.mkdir(path, 0o755)
+    except (FileExistsError, FileNotFoundError, PermissionError):
+        return
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 OPERATIONS: dict[str, Callable[..., None]] = {
@@ -290,38 +267,80 @@ OPERATIONS: dict[str, Callable[..., None]] = {
 
 
 def serve(liblxc: binding.Liblxc, control: _socket.socket) -> None:
-    """Fork a worker for every request until the daemon is gone."""
-    while True:
+    """Keep a worker waiting for the next request until the daemon is gone."""
+    # What is ignored here, or by whoever started the daemon (nohup), would stay ignored in the
+    # container, whatever its programs are.
+    changed = [n for n in _signal.valid_signals() if _signal.getsignal(n) != _signal.SIG_DFL]
+    while not _hung_up(control):
+        busy, waiting = os.pipe2(os.O_CLOEXEC)
+        helper = os.getpid()
+        if os.fork() == 0:
+            os.close(busy)
+            _await_request(liblxc, control, waiting, helper, changed)
+        os.close(waiting)
+        os.read(busy, 1)  # until the worker closes it, or ends
+        os.close(busy)
+
+
+def _hung_up(control: _socket.socket) -> bool:
+    """Is the daemon gone?  What it has asked last is left to a worker."""
+    try:
+        return not control.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+
+
+def _await_request(
+    liblxc: binding.Liblxc, control: _socket.socket, waiting: int, helper: int, changed: list[int]
+) -> None:
+    """In a worker: wait for a request, let the helper fork the next worker, and do it."""
+    code = 1
+    try:
+        # A worker that outlived the helper would take a request, and those behind it be lost.
+        syscalls.signal_at_parents_death(_signal.SIGKILL)
+        for number in changed:
+            _signal.signal(number, _signal.SIG_DFL)
+        _rehearse(liblxc)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        if os.getppid() != helper:
+            return
         data, ancillary, _flags, _address = control.recvmsg(
             MAX_REQUEST, _socket.CMSG_SPACE(MAX_FDS * _FD_SIZE), MSG_CMSG_CLOEXEC
         )
-        if not data:
-            return
-        fds = [
-            int.from_bytes(packed[i : i + _FD_SIZE], "little")
-            for level, kind, packed in ancillary
-            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
-            for i in range(0, len(packed), _FD_SIZE)
-        ]
-        if os.fork() == 0:
-            control.close()
-            _work(liblxc, data, fds)
-        for fd in fds:
-            os.close(fd)
+        syscalls.signal_at_parents_death(0)
+        control.close()
+        if data:
+            os.close(waiting)
+            fds = [
+                int.from_bytes(packed[i : i + _FD_SIZE], "little")
+                for level, kind, packed in ancillary
+                if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
+                for i in range(0, len(packed), _FD_SIZE)
+            ]
+            _work(Worker(liblxc, fds[0], fds[1:]), data)
+        code = 0
+    finally:
+        os._exit(code)
 
 
-def _work(liblxc: binding.Liblxc, data: bytes, fds: list[int]) -> None:
-    """Handle one request in the worker process, which ends here."""
-    # What is ignored here, or by whoever started the daemon (nohup), would stay ignored in the
-    # container, whatever its programs are.
-    for number in _RESET:
-        _signal.signal(number, _signal.SIG_DFL)
-    worker = Worker(liblxc, fds[0], fds[1:])
-    code = 1
+def _rehearse(liblxc: binding.Liblxc) -> None:
+    """Touch what a request touches, so that it need not wait for the copies of these pages.
+
+    A program is to be run in a container that is never there.
+    """
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    worker = Worker(liblxc, theirs.detach(), [-1, -1, -1])
+    _work(worker, marshal.dumps(("exec", "", "/", ["true"], {"PATH": "/"}, (0, 0), "/", None)))
+    os.close(worker.log)
+    ours.recv(MAX_REQUEST)
+    ours.close()
+
+
+def _work(worker: Worker, data: bytes) -> None:
+    """Handle one request in its worker process."""
     try:
         operation, *arguments = marshal.loads(data)
         OPERATIONS[operation](worker, *arguments)
-        code = 0
     except binding.LxcError as exc:
         worker.answer("lxc", str(exc), worker.logged())
     except OSError as exc:
@@ -329,7 +348,7 @@ def _work(liblxc: binding.Liblxc, data: bytes, fds: list[int]) -> None:
     except BaseException as exc:
         worker.answer("bug", f"{type(exc).__name__}: {exc}", worker.logged())
     finally:
-        os._exit(code)
+        worker.reply.close()
 
 
 def main(control: int) -> None:
@@ -347,5 +366,7 @@ def main(control: int) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
+    # The worker of a request wakes us for the next one's: not on the processor that it runs on.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     socket.send(marshal.dumps(("ready", liblxc.version)))
     serve(liblxc, socket)
