@@ -16,7 +16,13 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError, NotFound
+from nova_lxd.lxd.errors import (
+    BadRequest,
+    InternalError,
+    LXDError,
+    NotFound,
+    refused_by_host,
+)
 from nova_lxd.lxd.events import Events
 
 LOG = logging.getLogger(__name__)
@@ -249,7 +255,10 @@ class Operations:
             op.set_status(FAILURE, str(exc))
             return
         LOG.exception("%s failed unexpectedly", op.description)
-        op.failure = InternalError(f"{op.description} failed: {exc}")
+        if isinstance(exc, OSError):
+            op.failure = refused_by_host(op.description, exc)
+        else:
+            op.failure = InternalError(f"{op.description} failed: {exc}")
         op.set_status(FAILURE, str(op.failure))
 
     def publish(self, op: Operation) -> None:

@@ -29,7 +29,7 @@ async def get_export(request: Request) -> web.StreamResponse:
     store = request.services.images.store
     path = store.path(image.fingerprint)
     rootfs = store.rootfs(image.fingerprint)
-    ending = await request.run(suffix, path)
+    ending = await request.attempt(f"Reading image {image.fingerprint}", suffix, path)
     request.services.images.retrieved(image, "", request.requestor)
     if rootfs is not None:
         return await _send_split(request, image, path, rootfs)
@@ -43,7 +43,9 @@ async def get_export(request: Request) -> web.StreamResponse:
 async def _send_split(
     request: Request, image: Image, path: Path, rootfs: Path
 ) -> web.StreamResponse:
-    form = await request.run(SplitForm, image, path, rootfs)
+    form = await request.attempt(
+        f"Reading image {image.fingerprint}", SplitForm, image, path, rootfs
+    )
     response = web.StreamResponse(headers={"Content-Type": form.content_type})
     response.content_length = form.length
     await response.prepare(request.http)

@@ -19,7 +19,7 @@ from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.api.sockets import Sockets
 from nova_lxd.lxd.api.streams import Descriptor
-from nova_lxd.lxd.errors import BadRequest, NotFound
+from nova_lxd.lxd.errors import BadRequest, NotFound, attempting
 from nova_lxd.lxd.host import terminal
 from nova_lxd.lxd.instances.exec import require_running
 from nova_lxd.lxd.instances.instance import Instance
@@ -55,10 +55,13 @@ async def get_console_log(request: Request) -> web.StreamResponse:
 
 def _log(request: Request, instance: Instance) -> bytes:
     """What liblxc's monitor wrote; its ring buffer would be empty after the first reading."""
-    try:
-        return _saved(request, instance).read_bytes()
-    except FileNotFoundError as exc:
-        raise NotFound(f"Reading the console log of {instance} failed: there is none yet") from exc
+    with attempting(f"Reading the console log of {instance}"):
+        try:
+            return _saved(request, instance).read_bytes()
+        except FileNotFoundError as exc:
+            raise NotFound(
+                f"Reading the console log of {instance} failed: there is none yet"
+            ) from exc
 
 
 def _saved(request: Request, instance: Instance) -> Path:
@@ -75,7 +78,10 @@ async def delete_console_log(request: Request) -> web.StreamResponse:
 
 
 def _clear(request: Request, instance: Instance) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with (
+        attempting(f"Clearing the console log of {instance}"),
+        contextlib.suppress(FileNotFoundError),
+    ):
         os.truncate(_saved(request, instance), 0)  # the monitor appends to it
 
 

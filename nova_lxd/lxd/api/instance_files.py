@@ -14,7 +14,7 @@ from aiohttp import web
 from nova_lxd.lxd.api import envelope
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
-from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.errors import BadRequest, attempting
 from nova_lxd.lxd.host.files import FileInfo, Rootfs
 from nova_lxd.lxd.instances.files import check_path, open_rootfs, told
 from nova_lxd.lxd.instances.instance import Instance
@@ -72,7 +72,8 @@ def _instance(request: Request) -> Instance:
 def _open(request: Request, instance: Instance) -> Rootfs:
     services = request.services
     pool = services.instances.record(instance).pool
-    return open_rootfs(instance, services.storage, pool)
+    with attempting(f"Opening the files of {instance}"):
+        return open_rootfs(instance, services.storage, pool)
 
 
 def _headers(info: FileInfo) -> dict[str, str]:
@@ -140,7 +141,7 @@ async def _send(request: Request, found: _Found, headers: dict[str, str]) -> web
     try:
         response = web.StreamResponse(headers=headers)
         response.content_type = "application/octet-stream"
-        first = await request.run(os.read, fd, _CHUNK)
+        first = await request.attempt("Reading the file", os.read, fd, _CHUNK)
         # Files of /proc say size 0 and have content: only trust a size that was not reached.
         if len(first) <= found.info.size:
             response.content_length = found.info.size

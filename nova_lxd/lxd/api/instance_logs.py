@@ -11,7 +11,7 @@ from aiohttp import web
 from nova_lxd.lxd.api import envelope
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
-from nova_lxd.lxd.errors import BadRequest, NotFound
+from nova_lxd.lxd.errors import BadRequest, NotFound, attempting
 from nova_lxd.lxd.host.liblxc.client import Zygote
 
 # Nothing but what is made there may be asked for: no console log, no path.
@@ -31,11 +31,12 @@ def _files(request: Request) -> dict[str, Path]:
     paths = request.services.paths
     found = {}
     config = Zygote.config_path(instance.stored_name, paths.run)
-    if config.is_file():
-        found[_CONFIG] = config
     directory = paths.log(instance.project, instance.name)
-    if directory.is_dir():
-        found |= {entry.name: entry for entry in directory.iterdir() if _NAME.match(entry.name)}
+    with attempting(f"Listing the logs of {instance}"):
+        if config.is_file():
+            found[_CONFIG] = config
+        if directory.is_dir():
+            found |= {each.name: each for each in directory.iterdir() if _NAME.match(each.name)}
     return found
 
 
@@ -75,5 +76,10 @@ async def delete_log(request: Request) -> web.StreamResponse:
     if not request.path("file").startswith("exec_"):
         raise BadRequest("Only recorded output of exec may be deleted, not the instance's logs")
     path = await _path(request)
-    await request.run(path.unlink)
+
+    def remove() -> None:
+        with attempting(f"Deleting log file {path.name}"):
+            path.unlink(missing_ok=True)  # another client may have been faster
+
+    await request.run(remove)
     return envelope.sync()

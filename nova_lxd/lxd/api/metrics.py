@@ -32,5 +32,5 @@ async def get_metrics(request: Request) -> web.StreamResponse:
             samples += metrics.of_daemon(running, len(warnings))
         return metrics.render(samples)
 
-    text = await request.run(collect)
+    text = await request.attempt("Gathering the metrics", collect)
     return web.Response(text=text, content_type="text/plain")

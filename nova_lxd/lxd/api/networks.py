@@ -93,7 +93,10 @@ def _one(request: Request, project: str, name: str) -> dict[str, Any]:
 async def get_networks(request: Request) -> web.StreamResponse:
     """List the networks of a project and the host's unmanaged interfaces."""
     project = request.project_for("networks")
-    items = apply_filter(await request.run(_all, request, project), request.query("filter"))
+    items = apply_filter(
+        await request.attempt("Listing the networks", _all, request, project),
+        request.query("filter"),
+    )
     if request.recursion:
         return envelope.sync(items)
     return envelope.sync([with_project(f"/1.0/networks/{i['name']}", project) for i in items])
@@ -120,7 +123,9 @@ async def post_networks(request: Request) -> web.StreamResponse:
 async def get_network(request: Request) -> web.StreamResponse:
     """Show one network or interface."""
     project = request.project_for("networks")
-    item = await request.run(_one, request, project, request.path("name"))
+    item = await request.attempt(
+        "Reading the network", _one, request, project, request.path("name")
+    )
     return envelope.sync(item, etag_fields=_put_fields(item))
 
 
@@ -181,7 +186,9 @@ async def delete_network(request: Request) -> web.StreamResponse:
 async def get_network_state(request: Request) -> web.StreamResponse:
     """Show the addresses and counters of an interface."""
     request.project_for("networks")
-    state = await request.run(host_interfaces.state, request.path("name"))
+    state = await request.attempt(
+        "Reading the network's state", host_interfaces.state, request.path("name")
+    )
     return envelope.sync(_state_to_api(state))
 
 
@@ -228,7 +235,7 @@ async def get_network_leases(request: Request) -> web.StreamResponse:
     """List the addresses that a managed network has given out."""
     project = request.project_for("networks")
     network = request.services.networks.get(request.path("name"), project)
-    leases = await request.run(network.leases)
+    leases = await request.attempt("Reading the network's leases", network.leases)
     wanted = request.project_name
     return envelope.sync(
         [

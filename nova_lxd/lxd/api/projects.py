@@ -100,7 +100,9 @@ async def get_project(request: Request) -> web.StreamResponse:
 async def get_project_state(request: Request) -> web.StreamResponse:
     """Show what the project's instances and volumes may use together; no limits, hence -1."""
     project = _visible(request)
-    usage = await request.run(_usage, request.services, project.name)
+    usage = await request.attempt(
+        "Reading the project's usage", _usage, request.services, project.name
+    )
     return envelope.sync(
         {"resources": {name: {"Limit": -1, "Usage": used} for name, used in usage.items()}}
     )

@@ -17,7 +17,7 @@ from nova_lxd.lxd.api import gojson
 from nova_lxd.lxd.api.envelope import check_etag
 from nova_lxd.lxd.db import projects as db_projects
 from nova_lxd.lxd.db.projects import project_of
-from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound, TooLarge
+from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound, TooLarge, attempting
 from nova_lxd.lxd.paths import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
@@ -161,6 +161,11 @@ class Request:
         """Run blocking code on a worker thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.services.executor, partial(fn, *args, **kwargs))
+
+    async def attempt(self, attempt: str, fn: Callable[..., T], *args: Any) -> T:
+        """As :meth:`run`; what the host refuses is told as an error about ``attempt``."""
+        with attempting(attempt):
+            return await self.run(fn, *args)
 
     @property
     def requestor(self) -> Mapping[str, Any]:

@@ -92,7 +92,7 @@ async def get_resources(request: Request) -> web.StreamResponse:
     """Show the host's hardware."""
     from nova_lxd.lxd.host import resources
 
-    return envelope.sync(await request.run(resources.collect))
+    return envelope.sync(await request.attempt("Reading the host's resources", resources.collect))
 
 
 @route("GET", "/internal/ready", local=True, early=True)

@@ -58,7 +58,9 @@ async def get_storage_pools(request: Request) -> web.StreamResponse:
     if not request.recursion and not request.query("filter"):
         rows = request.services.storage.rows()
         return envelope.sync([f"/1.0/storage-pools/{row.name}" for row in rows])
-    items = apply_filter(await request.run(_all, request), request.query("filter"))
+    items = apply_filter(
+        await request.attempt("Listing the storage pools", _all, request), request.query("filter")
+    )
     if request.recursion:
         return envelope.sync(items)
     return envelope.sync([f"/1.0/storage-pools/{item['name']}" for item in items])
@@ -83,7 +85,7 @@ async def post_storage_pools(request: Request) -> web.StreamResponse:
 async def get_storage_pool(request: Request) -> web.StreamResponse:
     """Show one storage pool."""
     row = request.services.storage.row(request.path("pool"))
-    item = await request.run(_to_api, request, row)
+    item = await request.attempt(f"Reading storage pool {row.name!r}", _to_api, request, row)
     return envelope.sync(item, etag_fields=_put_fields(row))
 
 
@@ -91,7 +93,7 @@ async def get_storage_pool(request: Request) -> web.StreamResponse:
 async def get_storage_pool_resources(request: Request) -> web.StreamResponse:
     """Show a pool's space and inodes."""
     pool = request.services.storage.get(request.path("pool"))
-    found = await request.run(pool.resources)
+    found = await request.attempt("Reading the storage pool's resources", pool.resources)
     return envelope.sync(
         {
             "space": {"used": found.space_used, "total": found.space_total},

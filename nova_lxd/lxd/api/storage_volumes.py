@@ -168,7 +168,7 @@ def _url(pool: str, item: dict[str, Any]) -> str:
 async def _listing(request: Request, kind: str | None) -> web.StreamResponse:
     pool = request.services.storage.row(request.path("pool")).name
     project = None if request.all_projects else request.project().name
-    items = await request.run(_all, request, pool, project)
+    items = await request.attempt("Listing the volumes", _all, request, pool, project)
     items = [item for item in items if kind in (None, item["type"])]
     items = apply_filter(items, request.query("filter"))
     if request.recursion:
@@ -270,23 +270,30 @@ def _show(request: Request) -> dict[str, Any]:
 @route("GET", "/1.0/storage-pools/{pool}/volumes/{type}/{name}")
 async def get_volume(request: Request) -> web.StreamResponse:
     """Show one volume."""
-    item = await request.run(_show, request)
+    item = await request.attempt("Reading the volume", _show, request)
     return envelope.sync(item, etag_fields=put_fields(item))
 
 
 @route("GET", "/1.0/storage-pools/{pool}/volumes/{type}/{name}/state")
 async def get_volume_state(request: Request) -> web.StreamResponse:
     """Show how much of a volume is used."""
-    item = await request.run(_show, request)
+    item = await request.attempt("Reading the volume", _show, request)
     if item["type"] == "custom":
         row = custom(request)
-        used, total = await request.run(request.services.storage.volumes.usage, row)
+        used, total = await request.attempt(
+            "Reading the volume's usage", request.services.storage.volumes.usage, row
+        )
     else:
         name = storage_name(item["project"], item["name"])
         kind = VolumeType(item["type"])
         stored = item["name"] if kind is VolumeType.IMAGE else name
         driver = request.services.storage.driver(request.path("pool"))
-        used, total = await request.run(driver.usage, Volume(kind, stored)), 0
+        used, total = (
+            await request.attempt(
+                "Reading the volume's usage", driver.usage, Volume(kind, stored)
+            ),
+            0,
+        )
     usage = None if used is None else {"used": used, "total": total}
     return envelope.sync({"usage": usage})
 
@@ -347,9 +354,9 @@ async def post_volume(request: Request) -> web.StreamResponse:
 async def delete_volume(request: Request) -> web.StreamResponse:
     """Delete a custom volume, or the cached volume of an image."""
     if request.path("type") == "image":
-        item = await request.run(_show, request)
+        item = await request.attempt("Reading the volume", _show, request)
         pool = request.services.storage.get(request.path("pool"))
-        await request.run(pool.drop_image, item["name"])
+        await request.attempt("Deleting the image's volume", pool.drop_image, item["name"])
         return envelope.sync()
     row = custom(request)
     await request.run(request.services.storage.volumes.delete, row, request.requestor)

@@ -17,4 +17,5 @@ def replace_all(db: Database, values: Mapping[str, str]) -> None:
     """Make ``values`` the whole server configuration."""
     with db.write() as conn:
         conn.execute("DELETE FROM config")
-        conn.executemany("INSERT INTO config VALUES (?, ?)", list(values.items()))
+        for item in values.items():
+            conn.execute("INSERT INTO config VALUES (?, ?)", item)

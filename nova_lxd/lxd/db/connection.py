@@ -14,12 +14,60 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nova_lxd.lxd.db.migrations import MIGRATIONS
-from nova_lxd.lxd.errors import InternalError
+from nova_lxd.lxd.errors import InternalError, LXDError, NoSpace, Unavailable
 
 Row = sqlite3.Row
+# What the disk or the host does to a database whose statements are right.
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_OF_THE_HOST = frozenset(
+    (
+        *_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_READONLY,
+    )
+)
+
+
+def _refused(exc: sqlite3.Error) -> LXDError | None:
+    """The error for what the host refused the database; None when the statement is wrong."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the rest tells of what kind it is
+    if code not in _OF_THE_HOST:
+        return None
+    if code == sqlite3.SQLITE_FULL:
+        return NoSpace(f"Using the daemon's database failed: {exc}; free space below LXD_DIR")
+    if code in _BUSY:
+        return Unavailable(f"Using the daemon's database failed: {exc}; try again later")
+    return Unavailable(
+        f"Using the daemon's database failed: {exc}; look whether the disk below LXD_DIR is full "
+        "or broken, and how many files the daemon may open"
+    )
+
+
+class Cursor(sqlite3.Cursor):
+    """A cursor whose errors, where the host is to blame, are the daemon's own."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Self:
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.Error as exc:
+            if (refused := _refused(exc)) is not None:
+                raise refused from exc
+            raise
+
+
+class Connection(sqlite3.Connection):
+    """A connection whose ``execute`` raises NoSpace or Unavailable where the host is to blame."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        return self.cursor(Cursor).execute(sql, parameters)
 
 
 class Database:
@@ -40,7 +88,14 @@ class Database:
         self._migrate()
 
     def _connect(self) -> sqlite3.Connection:
-        conn = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            conn = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False, factory=Connection
+            )
+        except sqlite3.Error as exc:
+            if (refused := _refused(exc)) is not None:
+                raise refused from exc
+            raise
         conn.row_factory = sqlite3.Row
         conn.execute("PRAGMA journal_mode=WAL")
         conn.execute("PRAGMA synchronous=FULL")

@@ -18,9 +18,9 @@ from nova_lxd.lxd.devices import proxy_address, proxy_process
 from nova_lxd.lxd.devices.interface import Device, RunConfig, Volatile
 from nova_lxd.lxd.devices.nodes import encode
 from nova_lxd.lxd.devices.proxy_address import ProxyAddress
-from nova_lxd.lxd.devices.proxy_forwarder import LISTEN_FAILED
+from nova_lxd.lxd.devices.proxy_forwarder import LISTEN_FAILED, REFUSED
 from nova_lxd.lxd.devices.unix import octal_mode
-from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.errors import BadRequest, refused_by_host
 from nova_lxd.lxd.host.netlink import Netlink
 from nova_lxd.lxd.host.run import ProgramError, run
 from nova_lxd.lxd.network import firewall
@@ -156,11 +156,14 @@ class Proxy(Device):
         try:
             run([*command, self._pid_file(), job], timeout=60)
         except ProgramError as exc:
-            if exc.returncode != LISTEN_FAILED:
+            if exc.returncode not in (LISTEN_FAILED, REFUSED):
                 raise
-            raise BadRequest(
-                f"Listening on {v.quoted(self.get('listen'))} failed: {exc.stderr.strip()}"
-            ) from exc
+            number, _, why = exc.stderr.strip().partition(" ")
+            if exc.returncode == REFUSED:
+                attempt = f"Starting the forwarder of proxy {self.name}"
+                raise refused_by_host(attempt, OSError(int(number), why)) from exc
+            listen = v.quoted(self.get("listen"))
+            raise BadRequest(f"Listening on {listen} failed: {why}") from exc
 
     def _job(self, log: str) -> dict[str, Any]:
         """What the forwarder has to do."""

@@ -29,8 +29,9 @@ from typing import Any
 from nova_lxd.lxd.host import syscalls
 from nova_lxd.lxd.network.processes import start_time
 
-# Exit code when the address cannot be listened on; standard error then says why.
-LISTEN_FAILED = 3
+# Exit codes when the address cannot be listened on, or the host refused something else; standard
+# error then says why: an errno and its text.
+LISTEN_FAILED, REFUSED = 3, 4
 _CHUNK = 65536
 _BACKLOG = 512
 _UDP_IDLE = 120.0
@@ -369,17 +370,20 @@ def _become(uid: int | None, gid: int | None) -> None:
 def main(pid_file: str, text: str) -> int:
     """Set up the job, go to the background, forward."""
     job = json.loads(text)
-    home, inside = Side("self"), Side(job["init"])
-    init = os.pidfd_open(job["init"])
-    listening, connecting = (inside, home) if job["listen_inside"] else (home, inside)
-    listening.enter()
+    code = REFUSED
     try:
+        home, inside = Side("self"), Side(job["init"])
+        init = os.pidfd_open(job["init"])
+        listening, connecting = (inside, home) if job["listen_inside"] else (home, inside)
+        listening.enter()
+        code = LISTEN_FAILED
         listeners = listen(job, listening, connecting)
+        code = REFUSED
+        home.enter()
+        _background(pid_file, job["log"])
     except OSError as exc:
-        sys.stderr.write(f"{exc.strerror}\n")
-        return LISTEN_FAILED
-    home.enter()
-    _background(pid_file, job["log"])
+        sys.stderr.write(f"{exc.errno} {exc.strerror}\n")
+        return code
     connecting.enter()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _become(*job["become"])

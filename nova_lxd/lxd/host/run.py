@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from nova_lxd.lxd.errors import InternalError
+from nova_lxd.lxd.errors import InternalError, refused_by_host
 
 LOG = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ def run(
         )
     except FileNotFoundError as exc:
         raise ProgramError(argv, 127, "the program is not installed") from exc
+    except OSError as exc:
+        raise refused_by_host(f"Running {argv[0]!r}", exc) from exc
     except subprocess.TimeoutExpired as exc:
         raise ProgramError(argv, -9, f"no end after {timeout:g} s") from exc
     result = Completed(done.returncode, done.stdout or b"", done.stderr.decode("utf-8", "replace"))

@@ -177,15 +177,12 @@ def apply(
     }
     if keys & _IDMAP_KEYS:
         changes.update(_next_idmap(svc, inst, now))
-    if inst.is_running:
-        if "linux.kernel_modules" in keys:
-            modules.load(now.config.get("linux.kernel_modules", ""))
-        _apply_limits(svc, inst, was.config, now.config, keys, undo)
-        if keys & _CONFINING_KEYS:
-            _confine(svc, inst, was.config, now.config, undo)
-    changes.update(_apply_devices(svc, inst, record, was, now, undo))
-    if inst.is_running:
-        svc.nodes.follow(inst, now.devices)
+    with hotplug.outliving(inst):
+        if inst.is_running:
+            _apply_keys(svc, inst, was.config, now.config, keys, undo)
+        changes.update(_apply_devices(svc, inst, record, was, now, undo))
+        if inst.is_running:
+            svc.nodes.follow(inst, now.devices)
     if changes:
         db_instances.set_config(svc.ctx.db, inst.id, changes)
     return changes
@@ -212,6 +209,22 @@ def _next_idmap(svc: Instances, inst: Instance, now: Expanded) -> Changes:
         }
         db_instances.set_config(svc.ctx.db, inst.id, changes)
     return changes
+
+
+def _apply_keys(
+    svc: Instances,
+    inst: Instance,
+    was: Mapping[str, str],
+    now: Mapping[str, str],
+    keys: set[str],
+    undo: ExitStack,
+) -> None:
+    """Let the running container follow changed keys of its configuration."""
+    if "linux.kernel_modules" in keys:
+        modules.load(now.get("linux.kernel_modules", ""))
+    _apply_limits(svc, inst, was, now, keys, undo)
+    if keys & _CONFINING_KEYS:
+        _confine(svc, inst, was, now, undo)
 
 
 def _apply_limits(
@@ -284,9 +297,7 @@ class DeviceDiff:
     updated: list[str]
 
 
-def diff(
-    svc: Instances, was: Expanded, now: Expanded, seen: InstanceView
-) -> DeviceDiff:
+def diff(svc: Instances, was: Expanded, now: Expanded, seen: InstanceView) -> DeviceDiff:
     """Compare two sets of devices; one changed beyond what it can update is removed and added."""
     added, removed, updated = [], [], []
     for name in start_order(now.devices):

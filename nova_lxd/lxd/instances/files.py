@@ -7,7 +7,16 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from nova_lxd.lxd.errors import BadRequest, Conflict, Forbidden, LXDError, NoSpace, NotFound
+from nova_lxd.lxd.errors import (
+    NO_SPACE,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    LXDError,
+    NoSpace,
+    NotFound,
+    Unavailable,
+)
 from nova_lxd.lxd.host.files import Rootfs
 from nova_lxd.lxd.instances.instance import Instance
 from nova_lxd.lxd.paths import storage_name
@@ -29,8 +38,10 @@ _ERRORS: dict[int, tuple[type[LXDError], str]] = {
     errno.EOVERFLOW: (BadRequest, "the owner is outside of the instance's id map"),
     errno.EINVAL: (BadRequest, "the value is not valid there"),
     errno.ENAMETOOLONG: (BadRequest, "the name is too long"),
-    errno.ENOSPC: (NoSpace, "the disk is full"),
-    errno.EDQUOT: (NoSpace, "the instance's disk is full"),
+    errno.EMFILE: (Unavailable, "the daemon may not open more files now"),
+    errno.ENFILE: (Unavailable, "the host may not open more files now"),
+    errno.ENOMEM: (Unavailable, "the host is out of memory"),
+    **{number: (NoSpace, "the instance's disk is full") for number in NO_SPACE},
 }
 
 

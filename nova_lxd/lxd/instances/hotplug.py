@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from nova_lxd.lxd.devices import live
 from nova_lxd.lxd.devices.interface import Device, RunConfig, Volatile
-from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
+from nova_lxd.lxd.errors import BadRequest, Conflict, InternalError, LXDError
 from nova_lxd.lxd.host import cgroup_settings as cs
+from nova_lxd.lxd.host.liblxc.running import wait_end
 from nova_lxd.lxd.instances import deviceset, startconfig
 from nova_lxd.lxd.instances.instance import Instance
 
@@ -18,6 +20,25 @@ if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
 
 LOG = logging.getLogger(__name__)
+# An ending process loses its namespaces and groups some moments before its end is told.
+_ENDING = 0.5
+
+
+@contextmanager
+def outliving(inst: Instance) -> Iterator[None]:
+    """Change a running instance within the block; what fails by its end is told as that.
+
+    :raises Conflict: it ended meanwhile.
+    """
+    running = inst.running
+    try:
+        yield
+    except (OSError, InternalError) as exc:
+        if running is None:
+            raise
+        if inst.running is running and not wait_end(running.pidfd, _ENDING):
+            raise
+        raise Conflict(f"Changing {inst} failed: it ended meanwhile; try again") from exc
 
 
 def plug(svc: Instances, inst: Instance, device: Device, undo: ExitStack) -> RunConfig:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nova_lxd.lxd.errors import BadRequest, NotFound
+from nova_lxd.lxd.errors import BadRequest, NotFound, attempting
 from nova_lxd.lxd.images.metadata import load_yaml
 from nova_lxd.lxd.instances import volumes
 from nova_lxd.lxd.instances.instance import Instance
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _volume(svc: Instances, inst: Instance) -> Iterator[Path]:
+def _volume(svc: Instances, inst: Instance, attempt: str) -> Iterator[Path]:
+    """The instance's volume, for an attempt on it such as "Writing metadata.yaml"."""
     record = svc.record(inst)
-    with svc.ctx.storage.get(record.pool).mounted(volumes.of_record(record)) as path:
+    with (
+        attempting(f"{attempt} of {inst}"),
+        svc.ctx.storage.get(record.pool).mounted(volumes.of_record(record)) as path,
+    ):
         yield path
 
 
@@ -39,7 +43,7 @@ def read(svc: Instances, inst: Instance) -> dict[str, Any]:
 
     :raises BadRequest: the file on the volume is no proper metadata.yaml.
     """
-    with _volume(svc, inst) as path:
+    with _volume(svc, inst, "Reading metadata.yaml") as path:
         data = read_regular(path, METADATA, MAX_METADATA) or b"{}"
     loaded = load_yaml(data)
     if not isinstance(loaded, dict):
@@ -88,13 +92,13 @@ def write(svc: Instances, inst: Instance, new: Mapping[str, Any]) -> None:
     """Replace metadata.yaml."""
     data = yaml.safe_dump(dict(new), sort_keys=False).encode()
     load_yaml(data)  # what was written must be readable within the same limits
-    with _volume(svc, inst) as path:
+    with _volume(svc, inst, "Writing metadata.yaml") as path:
         _replace_file(path, METADATA, data)
 
 
 def template_names(svc: Instances, inst: Instance) -> list[str]:
     """The template files, sorted."""
-    with _volume(svc, inst) as path:
+    with _volume(svc, inst, "Listing the templates") as path:
         directory = path / DIRECTORY
         if not directory.is_dir() or directory.is_symlink():
             return []
@@ -110,7 +114,7 @@ def check_template_name(name: str) -> str:
 
 def read_template(svc: Instances, inst: Instance, name: str) -> bytes:
     """:raises NotFound: there is no such template."""
-    with _volume(svc, inst) as path:
+    with _volume(svc, inst, f"Reading template {name!r}") as path:
         data = read_regular(path, f"{DIRECTORY}/{check_template_name(name)}", MAX_TEMPLATE)
     if data is None:
         raise NotFound("Not Found")
@@ -122,7 +126,7 @@ def write_template(svc: Instances, inst: Instance, name: str, data: bytes) -> No
     check_template_name(name)
     if len(data) > MAX_TEMPLATE:
         raise BadRequest(f"Writing template {name!r} failed: it is over {MAX_TEMPLATE} bytes")
-    with _volume(svc, inst) as path:
+    with _volume(svc, inst, f"Writing template {name!r}") as path:
         directory = path / DIRECTORY
         if directory.is_symlink():
             raise BadRequest(f"Writing template {name!r} failed: templates is a link")
@@ -133,7 +137,7 @@ def write_template(svc: Instances, inst: Instance, name: str, data: bytes) -> No
 def delete_template(svc: Instances, inst: Instance, name: str) -> None:
     """:raises NotFound: there is no such template."""
     check_template_name(name)
-    with _volume(svc, inst) as path:
+    with _volume(svc, inst, f"Deleting template {name!r}") as path:
         directory = path / DIRECTORY
         if directory.is_symlink() or not (directory / name).is_file():
             raise NotFound("Not Found")
@@ -143,7 +147,10 @@ def delete_template(svc: Instances, inst: Instance, name: str) -> None:
 def _replace_file(directory: Path, name: str, data: bytes) -> None:
     """Write beside and rename, so that a reader sees the old or the new one."""
     temporary = directory / f".{name}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(fd, "wb") as stream:
-        stream.write(data)
-    temporary.rename(directory / name)
+    with ExitStack() as undo:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        undo.callback(temporary.unlink, missing_ok=True)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(data)
+        temporary.rename(directory / name)
+        undo.pop_all()

@@ -22,7 +22,7 @@ from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.profiles import Devices, Profile
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
-from nova_lxd.lxd.errors import BadRequest, NotFound
+from nova_lxd.lxd.errors import BadRequest, NotFound, attempting
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.host.cgroups import Cgroup
 from nova_lxd.lxd.host.idmap import Idmap, Range
@@ -174,7 +174,8 @@ class Instances:
         with self.locks.hold(inst.key, action, str(inst), patience):
             if inst.id not in self._by_id:
                 raise NotFound("Instance not found")
-            yield
+            with attempting(f"Action {action!r} on {inst}"):
+                yield
 
     # -- configuration ------------------------------------------------------------------------
 

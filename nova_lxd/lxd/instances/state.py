@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from nova_lxd.lxd.db.instances import InstanceRecord
-from nova_lxd.lxd.errors import LXDError
+from nova_lxd.lxd.errors import LXDError, refused_by_host
 from nova_lxd.lxd.host import netstate
 from nova_lxd.lxd.instances import volumes
 from nova_lxd.lxd.instances.expand import Expanded
@@ -97,6 +97,8 @@ def of_instance(
     except (ProcessLookupError, FileNotFoundError):
         # It ended while we looked.
         answer.update(status=STATUS_TEXT[inst.status], status_code=inst.status)
+    except OSError as exc:
+        raise refused_by_host(f"Reading the state of {inst}", exc) from exc
     return answer
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nova_lxd.lxd.errors import BadRequest, NoSpace
+from nova_lxd.lxd.errors import NO_SPACE, BadRequest, NoSpace
 from nova_lxd.lxd.host import syscalls
 from nova_lxd.lxd.images.metadata import load_yaml
 from nova_lxd.lxd.storage.volume import ROOTFS
@@ -209,7 +209,7 @@ def _write(root: Path, target: str, create_only: bool, content: Callable[[], byt
             file.truncate(0)
             file.write(data)
     except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if exc.errno not in NO_SPACE:
             raise
         raise NoSpace(
             f"Applying a template to {target[:128]!r} failed: the pool or the volume's size limit"

@@ -14,7 +14,7 @@ from nova_lxd.lxd.db import projects as db_projects
 from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.networks import NetworkRow
 from nova_lxd.lxd.db.projects import with_project
-from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound
+from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound, attempting
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import KeyedLocks
 from nova_lxd.lxd.network.bridge import Bridge
@@ -136,7 +136,11 @@ class Networks:
         network_class = TYPES.get(kind or "bridge")
         if network_class is None:
             raise BadRequest(f"Unknown network type {kind!r}: this server has {', '.join(TYPES)}")
-        with self._locks.hold(name), ExitStack() as undo:
+        with (
+            attempting(f"Creating network {name!r}"),
+            self._locks.hold(name),
+            ExitStack() as undo,
+        ):
             if db_networks.get(self._db, project, name):
                 raise BadRequest("The network already exists")
             row = self._reserve(project, name, network_class, description, config)
@@ -185,21 +189,38 @@ class Networks:
 
         :raises BadRequest: bad config.  :raises NotFound: no such network.
         """
-        with self._locks.hold(name):
+        with (
+            attempting(f"Changing network {name!r}"),
+            self._locks.hold(name),
+            ExitStack() as undo,
+        ):
             row = self.row(project, name)
             values = given(config)
             checked: Network = TYPES[row.type](self._paths, name, values)
             checked.validate()
             values = checked.choose_addresses()
             self._open(row).update(values)
+            undo.callback(self._take_back, row, values)
             db_networks.update(self._db, project, name, description, values, "Created")
+            undo.pop_all()
         if self._users:
             self._users.network_changed(name)
         self._announce("network-updated", project, name, requestor)
 
+    def _take_back(self, row: NetworkRow, tried: Mapping[str, str]) -> None:
+        """Give a network its recorded configuration back: the new one could not be recorded."""
+        try:
+            self._open(replace(row, config=dict(tried))).update(row.config)
+        except (LXDError, OSError):
+            LOG.exception("Taking back the change of network %s failed", row.name)
+
     def rename(self, project: str, name: str, new: str, requestor: Mapping[str, Any]) -> None:
         """:raises BadRequest: it is in use.  :raises Conflict: the name is taken."""
-        with ExitStack() as held, ExitStack() as undo:
+        with (
+            attempting(f"Renaming network {name!r}"),
+            ExitStack() as held,
+            ExitStack() as undo,
+        ):
             for each in sorted({name, new}):
                 held.enter_context(self._locks.hold(each))
             row = self.row(project, name)
@@ -226,12 +247,23 @@ class Networks:
 
     def delete(self, project: str, name: str, requestor: Mapping[str, Any]) -> None:
         """:raises BadRequest: it is in use.  :raises NotFound: no such network."""
-        with self._locks.hold(name):
+        with (
+            attempting(f"Deleting network {name!r}"),
+            self._locks.hold(name),
+            ExitStack() as undo,
+        ):
             row = self.row(project, name)
             if self.used_by().get(name):
                 raise BadRequest("The network is currently in use")
-            self._open(row).delete()
+            network = self._open(row)
+            # The next daemon finishes what a kill leaves.
+            record = (self._db, project, name, row.description, row.config)
+            db_networks.update(*record, _PENDING)
+            undo.callback(network.start)
+            undo.callback(db_networks.update, *record, row.status)
+            network.delete()
             db_networks.delete(self._db, project, name)
+            undo.pop_all()
         self._announce("network-deleted", project, name, requestor)
 
     def _announce(

@@ -16,7 +16,7 @@ from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.storage import VolumeRow, VolumeSnapshotRow
 from nova_lxd.lxd.devices.interface import CustomVolume
-from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound
+from nova_lxd.lxd.errors import BadRequest, Conflict, LXDError, NotFound, attempting
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import ActionLocks
 from nova_lxd.lxd.schema.configkeys import given, is_true
@@ -39,6 +39,13 @@ def check_name(name: str) -> None:
             f"Invalid volume name {name[:64]!r}: use up to 63 characters without slash, space or "
             "underscore"
         )
+
+
+def _content_type(text: str) -> ContentType:
+    try:
+        return ContentType(text or "filesystem")
+    except ValueError as exc:
+        raise BadRequest(f"Invalid content type {text[:64]!r}") from exc
 
 
 class CustomVolumes:
@@ -154,17 +161,18 @@ class CustomVolumes:
         :raises BadRequest: bad name, content type or config.  :raises Conflict: it exists.
         """
         check_name(name)
-        try:
-            content = ContentType(content_type or "filesystem")
-        except ValueError as exc:
-            raise BadRequest(f"Invalid content type {content_type[:64]!r}") from exc
+        content = _content_type(content_type)
         opened = self._pool(pool)
         values = given(config)
         stored = custom_name(project, name)
         volume = opened.with_defaults(Volume(VolumeType.CUSTOM, stored, None, content, values))
         validate_volume(volume)
         key = (pool, project, name)
-        with self._locks.hold(key, "create", f"volume {name!r}"), ExitStack() as undo:
+        with (
+            attempting(f"Creating volume {name!r}"),
+            self._locks.hold(key, "create", f"volume {name!r}"),
+            ExitStack() as undo,
+        ):
             if db_storage.volume(self._db, pool, project, name):
                 raise Conflict("Volume by that name already exists")
             config_now = dict(volume.config)
@@ -309,7 +317,8 @@ class CustomVolumes:
         with self._locks.hold(key, action, f"volume {row.name!r}", _PATIENCE):
             if self.get(*key).id != row.id:
                 raise NotFound("Storage volume not found")
-            yield
+            with attempting(f"Action {action!r} on volume {row.name!r}"):
+                yield
 
     @contextmanager
     def _intent(self, row: VolumeRow, intent: str) -> Iterator[None]:

@@ -15,7 +15,14 @@ from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.db.projects import with_project
 from nova_lxd.lxd.db.storage import PoolRow
 from nova_lxd.lxd.devices.interface import CustomVolume
-from nova_lxd.lxd.errors import BadRequest, Conflict, InternalError, LXDError, NotFound
+from nova_lxd.lxd.errors import (
+    BadRequest,
+    Conflict,
+    InternalError,
+    LXDError,
+    NotFound,
+    attempting,
+)
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.locks import KeyedLocks
 from nova_lxd.lxd.paths import Paths, storage_name
@@ -223,7 +230,11 @@ class Storage:
             )
         if not driver:
             raise BadRequest("No driver provided")
-        with self._locks.hold(name), ExitStack() as undo:
+        with (
+            attempting(f"Creating storage pool {name!r}"),
+            self._locks.hold(name),
+            ExitStack() as undo,
+        ):
             if db_storage.pool(self._db, name):
                 raise Conflict("Storage pool already exists")
             values = given(config)
@@ -245,7 +256,7 @@ class Storage:
         requestor: Mapping[str, Any],
     ) -> None:
         """:raises BadRequest: a key is invalid or cannot be changed."""
-        with self._locks.hold(name):
+        with attempting(f"Changing storage pool {name!r}"), self._locks.hold(name):
             values = given(config)
             stored = self.get(name).update(values)
             db_storage.update_pool(self._db, name, description, stored, "Created")
@@ -256,7 +267,7 @@ class Storage:
 
         :raises BadRequest: it is in use.  :raises NotFound: no such pool.
         """
-        with self._locks.hold(name):
+        with attempting(f"Deleting storage pool {name!r}"), self._locks.hold(name):
             row = self.row(name)
             if [url for url in self.used_by(name) if not url.startswith("/1.0/images/")]:
                 raise BadRequest("The storage pool is currently in use")
