@@ -87,9 +87,10 @@ def configuration(cloud: Cloud) -> dict[str, Section]:
             "floating_network_name": tenancy.EXTERNAL_NETWORK,
         },
         "network-feature-enabled": {"floating_ips": True, "api_extensions": extensions,
-                                    "ipv6": True},
+                                    "ipv6": True, "port_security": True},
         "volume": {"volume_size": 1, "storage_protocol": "nfs", "vendor_name": "Open Source"},
         "volume-feature-enabled": {"backup": False},
+        "dashboard": {"dashboard_url": cloud.url("horizon", "/")},
         # Debian empties /tmp, tempest's own choice, at boot.
         "scenario": {"target_dir": "/var/tmp"},
         # What this project's own plug-in wants to know.
