@@ -60,6 +60,7 @@ async def post_exec(request: Request) -> web.StreamResponse:
     require_running(instance)
     if body.interactive and not body.wait_for_websocket:
         raise BadRequest("Can't use interactive mode without websocket")
+    services.instances.ctx.grace.begin()
     config = await request.run(_expanded_config, request, instance)
     program = (
         Program(body.command or [], body.environment or {}, body.user, body.group, body.cwd)

@@ -14,6 +14,7 @@ from nova_lxd.lxd.db.connection import Database
 from nova_lxd.lxd.devices.interface import Host
 from nova_lxd.lxd.events import Events
 from nova_lxd.lxd.host import idmap
+from nova_lxd.lxd.host.graceperiod import GracePeriod
 from nova_lxd.lxd.host.liblxc.client import Zygote
 from nova_lxd.lxd.operations import Operations
 from nova_lxd.lxd.paths import DEFAULT_PROJECT, Paths
@@ -43,6 +44,7 @@ class Context:
     networks: Networks
     images: Images
     liblxc: Zygote = field(default_factory=Zygote)
+    grace: GracePeriod = field(default_factory=GracePeriod)
     #: Ends of containers, which must not wait for a thread of the API.
     executor: Executor = field(
         default_factory=lambda: ThreadPoolExecutor(_END_THREADS, "instance-end")

@@ -98,6 +98,7 @@ class Instances:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self.ctx.liblxc.open()
+        self.ctx.grace.open()
         recover.recover(self)
         backup.sweep(self)
         boot.tell_missing_controllers(self)
@@ -124,6 +125,7 @@ class Instances:
                 self._unwatch(inst.running)
         self.ctx.executor.shutdown(wait=False, cancel_futures=True)
         self.ctx.liblxc.close()
+        self.ctx.grace.close()
 
     # -- the registry -------------------------------------------------------------------------
 

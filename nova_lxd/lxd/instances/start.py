@@ -78,6 +78,7 @@ def start(svc: Instances, inst: Instance) -> Trace:
     if inst.is_running:
         raise BadRequest("The instance is already running")
     trace = Trace(f"start of {inst}")
+    svc.ctx.grace.begin()
     record = svc.record(inst)
     expanded = svc.expanded(record)
     ids, base = idmaps.choose(svc.ctx.ids, expanded.config, svc.isolated_ranges(expanded, inst.id))
