@@ -301,6 +301,9 @@ class Operations:
             await asyncio.wait_for(waiter, timeout)
         except TimeoutError:
             return False
+        finally:  # who asks again and again must not fill the memory
+            if op.id in self._waiters and waiter in self._waiters[op.id]:
+                self._waiters[op.id].remove(waiter)
         return True
 
     def cancel(self, op: Operation) -> None:

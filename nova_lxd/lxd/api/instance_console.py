@@ -128,7 +128,7 @@ class ConsoleSession:
         await self.sockets.until_over()
 
     def _control(self, text: str) -> None:
-        with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, ValueError, OSError):
+        with contextlib.suppress(*streams.UNUSABLE, OSError):
             message = msgspec.json.decode(text, type=dict)
             if message["command"] == "window-resize" and self._master is not None:
                 size = message["args"]

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -147,6 +148,9 @@ class Session:
         self._streams = ("0",) if body.interactive else ("0", "1", "2")
         self._sockets = Sockets(self._streams, ("control",))
         self._process: Exec | None = None
+        # What came before the program had begun.
+        self._early: list[int] = []
+        self._size = (body.height, body.width)
         self._master: Descriptor | None = None
 
     def metadata(self) -> dict[str, Any]:
@@ -168,20 +172,30 @@ class Session:
         await self._sockets.until_over()
 
     def _signal(self, number: int) -> None:
+        """Signal the program, or keep the signal for it: clients may go before it has begun."""
         if self._process is not None:
             self._process.kill(number)
+        else:
+            self._early.append(number)
+
+    def _begun(self, process: Exec) -> None:
+        self._process = process
+        for number in self._early:
+            process.kill(number)
 
     def _control(self, text: str) -> None:
         """Handle one message of the control socket."""
         try:
             message = msgspec.json.decode(text, type=dict)
             command = message.get("command")
-            if command == "window-resize" and self._master is not None:
+            if command == "window-resize":
                 size = message.get("args") or {}
-                terminal.resize(self._master.fd, int(size["height"]), int(size["width"]))
+                self._size = int(size["height"]), int(size["width"])
+                if self._master is not None:
+                    terminal.resize(self._master.fd, *self._size)
             elif command == "signal":
-                self._signal(int(message["signal"]))
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError, OSError) as exc:
+                self._signal(_signal_number(message["signal"]))
+        except (*streams.UNUSABLE, OSError) as exc:
             LOG.debug("Control message %r was ignored: %s", text[:200], exc)
 
     async def run(self, op: Operation) -> Mapping[str, Any]:
@@ -201,14 +215,16 @@ class Session:
 
     async def _on_terminal(self) -> int:
         executor = _executor(self._request)
-        self._process, fd = await self._request.run(
+        process, fd = await self._request.run(
             executor.start_on_terminal,
             self._instance,
             self._program,
-            self._body.height,
-            self._body.width,
+            *self._size,
         )
         master = self._master = Descriptor(fd)
+        if all(self._size):
+            terminal.resize(fd, *self._size)
+        self._begun(process)
         socket = self._sockets["0"]
         ended = asyncio.Event()
         sending = asyncio.create_task(streams.to_socket(master, socket, ended))
@@ -235,18 +251,22 @@ class Session:
         ours = [Descriptor(fd) for fd in (outer_in, outer_out, outer_err)]
         try:
             try:
-                self._process = await self._request.run(
+                process = await self._request.run(
                     executor.start, self._instance, self._program, inner_in, inner_out, inner_err
                 )
             finally:
                 for fd in (inner_in, inner_out, inner_err):
                     os.close(fd)
+            self._begun(process)
             stdin, stdout, stderr = ours
             ended = asyncio.Event()
             sending = [
                 asyncio.create_task(streams.to_socket(stdout, self._sockets["1"], ended)),
                 asyncio.create_task(streams.to_socket(stderr, self._sockets["2"], ended)),
             ]
+            # Once nobody takes what it writes, the program is to learn that, not to wait for ever.
+            for task, source in zip(sending, (stdout, stderr), strict=True):
+                task.add_done_callback(partial(_close, source))
             taking = asyncio.create_task(
                 streams.from_socket(self._sockets["0"], stdin, close_at_end=True)
             )
@@ -267,6 +287,18 @@ class Session:
         ended.set()
         await asyncio.gather(*sending)
         return code
+
+
+def _signal_number(value: Any) -> int:
+    """:raises ValueError: there is no such signal."""
+    number = int(value)
+    if not 0 < number < signal.NSIG:
+        raise ValueError(f"no signal {number}")
+    return number
+
+
+def _close(source: Descriptor, _task: asyncio.Task[None]) -> None:
+    source.close()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -107,7 +107,9 @@ def _look(request: Request, instance: Instance, path: str) -> _Found:
             return _Found(info, names=rootfs.listdir(path))
         if info.kind == "symlink":
             return _Found(info, target=rootfs.readlink(path))
-        return _Found(info, fd=rootfs.open_read(path))
+        fd = rootfs.open_read(path)
+        # By now the guest may have put another file there.
+        return _Found(rootfs.describe(fd), fd=fd)
 
 
 @route("GET", "/1.0/instances/{name}/files")
@@ -119,7 +121,7 @@ async def get_file(request: Request) -> web.StreamResponse:
     headers = _headers(found.info)
     if found.names is not None:
         return envelope.sync(found.names, headers=headers)
-    headers["Content-Disposition"] = f"inline;filename={_safe(PurePosixPath(path).name)}"
+    headers["Content-Disposition"] = f"inline;filename={safe_name(PurePosixPath(path).name)}"
     if found.target is not None:
         # LXD answers the absolute path, a relative target taken from the link's directory.
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), found.target))
@@ -131,7 +133,7 @@ async def get_file(request: Request) -> web.StreamResponse:
     return await _send(request, found, headers)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A file name as it may stand in a header."""
     return "".join(c if c.isprintable() and c not in '";\\' else "_" for c in name)
 
@@ -154,6 +156,9 @@ async def _send(request: Request, found: _Found, headers: dict[str, str]) -> web
                 left -= len(data)
             await response.write(data)
             data = await request.run(os.read, fd, _CHUNK)
+        if left and request.http.transport is not None:
+            # It was cut off while it was read, and the client waits for what was promised.
+            request.http.transport.abort()
         await response.write_eof()
         return response
     finally:

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from nova_lxd.lxd.api import envelope
+from nova_lxd.lxd.api.instance_files import safe_name
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.errors import BadRequest
@@ -93,7 +94,7 @@ async def get_templates(request: Request) -> web.StreamResponse:
     return web.Response(
         body=data,
         content_type="application/octet-stream",
-        headers={"Content-Disposition": f"inline;filename={name}"},
+        headers={"Content-Disposition": f"inline;filename={safe_name(name)}"},
     )
 
 

@@ -14,6 +14,9 @@ from nova_lxd.lxd.api.routes import route
 from nova_lxd.lxd.errors import BadRequest, Forbidden, NotFound
 from nova_lxd.lxd.operations import STATUS_TEXT, Operation
 
+# A clock of the event loop counts no further than this, in seconds.
+_MOST_WAIT = 10 * 365 * 86400
+
 
 def _may_see(request: Request, op: Operation) -> bool:
     """Restricted clients see what runs in their projects, not the server's own operations: the
@@ -74,7 +77,7 @@ async def wait_operation(request: Request) -> web.StreamResponse:
         seconds = int(request.query("timeout") or -1)
     except ValueError as exc:
         raise BadRequest("Waiting for the operation failed: timeout is no number") from exc
-    await request.services.operations.wait(op, None if seconds < 0 else seconds)
+    await request.services.operations.wait(op, None if seconds < 0 else min(seconds, _MOST_WAIT))
     return envelope.sync(op.to_api())
 
 

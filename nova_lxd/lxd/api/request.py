@@ -70,7 +70,7 @@ class Request:
     def recursion(self) -> int:
         """``recursion=N``; anything else that is not empty counts as 0, as in LXD."""
         text = self.query("recursion")
-        return int(text) if text.isascii() and text.isdigit() else 0
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
     @property
     def project_name(self) -> str:

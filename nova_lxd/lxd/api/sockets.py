@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Collection
 from typing import Any
@@ -90,6 +89,8 @@ class Sockets:
     async def close(self) -> None:
         """The work has ended: close what is open and let the handlers return."""
         self.end()
-        for socket in self._connected.values():
-            with contextlib.suppress(ConnectionError):
-                await socket.close()
+        # At once: a client that does not answer is waited for, and it may have connected them all.
+        closing = [socket.close() for socket in self._connected.values()]
+        for result in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(result, Exception) and not isinstance(result, ConnectionError):
+                raise result

@@ -13,9 +13,21 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from aiohttp import WSMsgType, web
 
 _CHUNK = 65536
+#: What reading a control message raises that a client has got wrong.
+UNUSABLE = (
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
 
 
 def _settle(waiter: asyncio.Future[None]) -> None:

@@ -12,15 +12,16 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 from aiohttp import WSMsgType, web
 
-from nova_lxd.lxd.api.auth import peer_pid
-from nova_lxd.lxd.errors import BadRequest, Forbidden, LXDError, NotFound
+from nova_lxd.lxd.errors import BadRequest, Forbidden, LXDError, NotFound, TooLarge
 from nova_lxd.lxd.events import guest_channel
+from nova_lxd.lxd.guest.door import Door
 from nova_lxd.lxd.instances import guestapi
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
@@ -30,7 +31,11 @@ from nova_lxd.lxd.services import Services
 LOG = logging.getLogger(__name__)
 _Handler = Callable[[web.Request, Instance], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
+_MOST_BODY = 1 << 20
 _STATES = ("Started", "Ready")
+_BACKLOG = 512
+# A connection that asks for nothing more is closed, after so many seconds.
+_IDLE = 75.0
 
 
 def _text(body: str, status: int = 200) -> web.Response:
@@ -46,11 +51,13 @@ class GuestServer:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._door = Door(partial(guestapi.payload, services.paths.cgroup))
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Open the socket; guests may connect, whoever they are."""
-        app = web.Application(client_max_size=1 << 20)
+        app = web.Application(client_max_size=_MOST_BODY)
         table: tuple[tuple[str, str, _Handler], ...] = (
             ("GET", "/", self._root),
             ("GET", "/1.0", self._server),
@@ -64,9 +71,16 @@ class GuestServer:
         )
         for method, path, handler in table:
             app.router.add_route(method, path, self._guarded(handler))
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, keepalive_timeout=_IDLE
+        )
         await self._runner.setup()
-        await web.SockSite(self._runner, self._bind()).start()
+        assert self._runner.server is not None
+        self._door.open(self._runner.server)
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_unix_server(
+            self._door.protocol, sock=self._bind(), backlog=_BACKLOG
+        )
 
     def _bind(self) -> socket.socket:
         path: Path = self._services.paths.devlxd / "sock"
@@ -80,6 +94,8 @@ class GuestServer:
 
     async def stop(self) -> None:
         """Close the socket and its connections."""
+        if self._listener is not None:
+            self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -103,8 +119,10 @@ class GuestServer:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError
-        pid, _uid, _gid = peer_pid(transport.get_extra_info("socket"))
-        return await self._run(guestapi.caller, self._services.instances, pid)
+        guest = self._door.guest(transport)
+        if guest is None:
+            raise ConnectionResetError
+        return guestapi.caller(self._services.instances, guest)
 
     async def _run(self, fn: Callable[..., T], *args: object) -> T:
         loop = asyncio.get_running_loop()
@@ -132,7 +150,9 @@ class GuestServer:
         await self._expanded(instance)
         try:
             body = msgspec.json.decode(await request.read(), type=dict)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except web.HTTPRequestEntityTooLarge as exc:
+            raise TooLarge(f"Decoding the body failed: it is over {_MOST_BODY} bytes") from exc
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise BadRequest(f"Decoding the body failed: {exc}") from exc
         if body.get("state") not in _STATES:
             raise BadRequest(f"Invalid state: use one of {', '.join(_STATES)}")

@@ -126,7 +126,11 @@ class Rootfs:
     def stat(self, path: str) -> FileInfo:
         """What is at a path; a link at its end is not followed."""
         with self._acting(path), self._at(path, os.O_NOFOLLOW) as fd:
-            found = os.fstat(fd)
+            return self.describe(fd)
+
+    def describe(self, fd: int) -> FileInfo:
+        """What an open file of the container is."""
+        found = os.fstat(fd)
         return FileInfo(
             _kind(found.st_mode),
             self._idmap.ns_uid(found.st_uid),

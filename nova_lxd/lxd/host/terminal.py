@@ -15,6 +15,7 @@ from nova_lxd.lxd.host import syscalls
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
 _TTYAUX_MAJOR = 5
+_MOST_CELLS = 0xFFFF
 
 
 def open_pty(pid: int, root: tuple[int, int] = (0, 0)) -> tuple[int, int]:
@@ -49,5 +50,9 @@ def open_pty(pid: int, root: tuple[int, int] = (0, 0)) -> tuple[int, int]:
 
 
 def resize(master: int, rows: int, columns: int) -> None:
-    """Set a terminal's window size; its foreground programs get SIGWINCH."""
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    """Set a terminal's window size; its foreground programs get SIGWINCH.
+
+    A size that no terminal can have becomes the nearest that one can.
+    """
+    size = (min(max(number, 0), _MOST_CELLS) for number in (rows, columns))
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from nova_lxd.lxd.errors import BadRequest
+from nova_lxd.lxd.errors import BadRequest, TooLarge
 from nova_lxd.lxd.host import cgroups, terminal
 from nova_lxd.lxd.host.liblxc.client import Exec, Zygote
 from nova_lxd.lxd.instances.instance import Instance
@@ -18,6 +18,9 @@ from nova_lxd.lxd.paths import Paths
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PREFIX = "environment."
+# What the liblxc helper takes at once (zygote.MAX_REQUEST) with some room for the rest, in bytes;
+# each word costs some more.
+_MOST, _EACH = 960 * 1024, 8
 # LXD takes these exit codes for its own, whoever ended with them.
 _REFUSED = {126: "Command not executable", 127: "Command not found"}
 
@@ -44,7 +47,10 @@ class Program:
         return self
 
     def with_defaults(self, config: Mapping[str, str]) -> Program:
-        """With the environment LXD gives: the instance's ``environment.*`` and root's basics."""
+        """With the environment LXD gives: the instance's ``environment.*`` and root's basics.
+
+        :raises TooLarge: it would be more than can be handed over.
+        """
         env = {k[len(_PREFIX) :]: v for k, v in config.items() if k.startswith(_PREFIX)}
         env.update(self.environment)
         env.setdefault("PATH", _PATH)
@@ -53,6 +59,15 @@ class Program:
             env.setdefault("USER", "root")
         env.setdefault("LANG", "C.UTF-8")
         cwd = self.cwd or env.get("HOME") or "/"
+        size = sum(
+            len(word.encode("utf-8", "surrogateescape")) + _EACH
+            for word in (*self.command, cwd, *env, *env.values())
+        )
+        if size > _MOST:
+            raise TooLarge(
+                f"Executing a command failed: its words and its environment are {size} bytes, "
+                f"{_MOST} are possible; pass large data by standard input or a file"
+            )
         return Program(self.command, env, self.user, self.group, cwd)
 
 

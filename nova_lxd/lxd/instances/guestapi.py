@@ -20,30 +20,34 @@ _PAYLOAD = "lxc.payload."
 _PREFIXES = ("user.", "cloud-init.")
 
 
-def caller(instances: Instances, pid: int) -> Instance:
-    """The running instance that a process on the socket belongs to.
+def payload(cgroup: str, pid: int) -> str | None:
+    """The stored name of the container that a process is in; None: in none of this daemon.
 
     It is told by the control group, which a guest cannot leave: the group right below the
-    daemon's own is the container's, whatever the guest nests in it.
-
-    :raises Forbidden: the process is in no container of this daemon.
+    daemon's own (``cgroup``) is the container's, whatever the guest nests in it.
     """
     try:
-        text = Path(f"/proc/{pid}/cgroup").read_text()
-    except FileNotFoundError:
-        text = ""
-    marker = f"/{instances.ctx.paths.cgroup}/{_PAYLOAD}"
+        text = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return None
     for line in text.splitlines():
-        _before, found, rest = line.partition(marker)
-        if not found:
-            continue
-        stored = rest.split("/", 1)[0]
-        for instance in instances.all():
-            # After a lost monitor liblxc appends -N to the group's name.
-            if instance.is_running and (
-                stored == instance.stored_name or _numbered(stored, instance.stored_name)
-            ):
-                return instance
+        _before, found, rest = line.partition(f"/{cgroup}/{_PAYLOAD}")
+        if found:
+            return rest.split("/", 1)[0]
+    return None
+
+
+def caller(instances: Instances, stored: str) -> Instance:
+    """The running instance of :func:`payload`.
+
+    :raises Forbidden: it runs no more.
+    """
+    for instance in instances.all():
+        # After a lost monitor liblxc appends -N to the group's name.
+        if instance.is_running and (
+            stored == instance.stored_name or _numbered(stored, instance.stored_name)
+        ):
+            return instance
     raise Forbidden("Talking to /dev/lxd failed: the caller is in no container of this daemon")
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from nova_lxd.lxd.instances.templates import (
 
 if TYPE_CHECKING:
     from nova_lxd.lxd.instances.service import Instances
+
+# What a file system takes, in bytes.
+_NAME_MAX = 255
 
 
 @contextmanager
@@ -107,7 +111,8 @@ def template_names(svc: Instances, inst: Instance) -> list[str]:
 
 def check_template_name(name: str) -> str:
     """:raises BadRequest: the name is not a plain file name."""
-    if not name or "/" in name or "\0" in name or name.startswith(".") or len(name) > 255:
+    plain = name.isprintable() and "/" not in name and not name.startswith(".")
+    if not name or not plain or len(name.encode("utf-8", "surrogateescape")) > _NAME_MAX:
         raise BadRequest(f"Invalid template filename {name[:64]!r}")
     return name
 
@@ -146,7 +151,7 @@ def delete_template(svc: Instances, inst: Instance, name: str) -> None:
 
 def _replace_file(directory: Path, name: str, data: bytes) -> None:
     """Write beside and rename, so that a reader sees the old or the new one."""
-    temporary = directory / f".{name}.new"
+    temporary = directory / f".new-{os.getpid()}-{threading.get_ident()}"
     with ExitStack() as undo:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         undo.callback(temporary.unlink, missing_ok=True)
