@@ -3,25 +3,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.profiles import Devices
-from nova_lxd.lxd.devices.interface import InstanceView
-from nova_lxd.lxd.devices.load import start_order
-from nova_lxd.lxd.errors import BadRequest, InternalError, LXDError
+from nova_lxd.lxd.errors import BadRequest, InternalError
 from nova_lxd.lxd.host import modules
 from nova_lxd.lxd.host.cgroups import Cgroup
 from nova_lxd.lxd.images import architectures
 from nova_lxd.lxd.instances import (
     confine,
     create,
+    devicechange,
     deviceset,
     guestapi,
     hotplug,
@@ -29,6 +28,7 @@ from nova_lxd.lxd.instances import (
     limits,
     netpriority,
     processors,
+    verbs,
 )
 from nova_lxd.lxd.instances.expand import Expanded
 from nova_lxd.lxd.instances.instance import Instance
@@ -120,6 +120,7 @@ def update(svc: Instances, inst: Instance, wanted: Wanted) -> None:
             description=wanted.description,
             ephemeral=wanted.ephemeral,
             profiles=wanted.profiles,
+            intent="",
         )
         undo.pop_all()
     processors.rebalance(svc)
@@ -161,8 +162,7 @@ def apply(
 ) -> Changes:
     """Bring devices and the running container from one configuration to another.
 
-    Returns the volatile keys to record with the new configuration (recorded already when devices
-    were touched: a device finds itself by them).
+    Returns the volatile keys to record with the new configuration, which ends the intent.
 
     :param undo: gets what takes all back, for the case that it cannot be recorded.
     :raises BadRequest: the new configuration is wrong, or cannot be applied while it runs.
@@ -175,17 +175,73 @@ def apply(
         for key in was.config.keys() | now.config.keys()
         if was.config.get(key) != now.config.get(key) and not key.startswith("volatile.")
     }
+    _record_intent(svc, inst, Change.between(was, now, keys), undo)
     if keys & _IDMAP_KEYS:
         changes.update(_next_idmap(svc, inst, now))
     with hotplug.outliving(inst):
         if inst.is_running:
             _apply_keys(svc, inst, was.config, now.config, keys, undo)
-        changes.update(_apply_devices(svc, inst, record, was, now, undo))
+        changes.update(devicechange.apply(svc, inst, record, was, now, undo))
         if inst.is_running:
             svc.nodes.follow(inst, now.devices)
-    if changes:
-        db_instances.set_config(svc.ctx.db, inst.id, changes)
     return changes
+
+
+@dataclass(frozen=True)
+class Change:
+    """What of the host or of the running container follows a new configuration.
+
+    :param keys: keys that are applied live.
+    :param devices: names to the configuration before and after, None where there is none.
+    """
+
+    keys: list[str]
+    devices: dict[str, tuple[dict[str, str] | None, dict[str, str] | None]]
+
+    @classmethod
+    def between(cls, was: Expanded, now: Expanded, keys: Collection[str]) -> Change:
+        names = sorted(was.devices.keys() | now.devices.keys())
+        versions = {name: (was.devices.get(name), now.devices.get(name)) for name in names}
+        return cls(
+            sorted(key for key in keys if key.startswith("limits.") or key in _CONFINING_KEYS),
+            {name: (old, new) for name, (old, new) in versions.items() if old != new},
+        )
+
+    def before(self, recorded: Expanded) -> Expanded:
+        """The other side of what is recorded: a change may be recorded before it is applied."""
+        devices = dict(recorded.devices)
+        for name, (old, new) in self.devices.items():
+            other = old if recorded.devices.get(name) == new else new
+            if other is None:
+                devices.pop(name, None)
+            else:
+                devices[name] = other
+        return Expanded(recorded.config, devices)
+
+
+def _record_intent(svc: Instances, inst: Instance, change: Change, undo: ExitStack) -> None:
+    """Before anything follows the change: a daemon that finds it brings all to what is recorded.
+
+    The record of the change itself takes the intent back.
+    """
+    if change.devices or (change.keys and inst.is_running):
+        intent = f"{verbs.UPDATE}:{json.dumps([change.keys, change.devices])}"
+        db_instances.update(svc.ctx.db, inst.id, intent=intent)
+        undo.callback(db_instances.update, svc.ctx.db, inst.id, intent="")
+
+
+def settle(svc: Instances, inst: Instance, record: InstanceRecord, change: str) -> None:
+    """Bring an instance in line with its record after a daemon was killed while it changed it."""
+    keys, devices = json.loads(change)
+    half = Change(keys, {name: (old, new) for name, (old, new) in devices.items()})
+    recorded = svc.expanded(record)
+    if inst.is_running:
+        config = recorded.config
+        with ExitStack() as undo:  # what is recorded is in force on either side: nothing to undo
+            _apply_keys(svc, inst, config, config, set(half.keys), undo)
+            undo.pop_all()
+    changes = devicechange.settle(svc, inst, record, half.before(recorded), recorded)
+    db_instances.set_config(svc.ctx.db, inst.id, changes)
 
 
 def _check_root(was: Expanded, now: Expanded) -> None:
@@ -286,104 +342,3 @@ def _restore_priority(inst: Instance, group: Cgroup, was: Mapping[str, str]) -> 
         netpriority.apply(group, was)
     except (InternalError, OSError):
         LOG.exception("Restoring the network priority of %s failed", inst)
-
-
-@dataclass(frozen=True)
-class DeviceDiff:
-    """Which devices came, went, or changed in keys that can be changed on a running instance."""
-
-    added: list[str]
-    removed: list[str]
-    updated: list[str]
-
-
-def diff(svc: Instances, was: Expanded, now: Expanded, seen: InstanceView) -> DeviceDiff:
-    """Compare two sets of devices; one changed beyond what it can update is removed and added."""
-    added, removed, updated = [], [], []
-    for name in start_order(now.devices):
-        old, new = was.devices.get(name), now.devices[name]
-        if old == new:
-            continue
-        if old is None:
-            added.append(name)
-            continue
-        changed = {k for k in old.keys() | new.keys() if old.get(k) != new.get(k)}
-        device = deviceset.build(svc.ctx, name, new, seen)
-        if changed <= {k for k in changed if k in device.updatable or k.startswith("user.")}:
-            updated.append(name)
-        else:
-            removed.append(name)
-            added.append(name)
-    removed += [name for name in was.devices if name not in now.devices]
-    return DeviceDiff(added, removed, updated)
-
-
-def _apply_devices(
-    svc: Instances,
-    inst: Instance,
-    record: InstanceRecord,
-    was: Expanded,
-    now: Expanded,
-    undo: ExitStack,
-) -> Changes:
-    pid = inst.running.init if inst.running else None
-    ids = inst.idmap if inst.is_running else svc.idmap_of(now.config)
-    old_view = deviceset.view(svc.ctx, record, was, ids, pid)
-    new_view = deviceset.view(svc.ctx, record, now, ids, pid)
-    todo = diff(svc, was, now, new_view)
-    changes: Changes = {}
-    for name in reversed(todo.removed):
-        changes.update(_remove(svc, inst, name, old_view, replaced=name in todo.added))
-        undo.callback(_taken_back, inst, name, partial(_add, svc, inst, name, old_view))
-    for name in todo.added:
-        changes.update(_add(svc, inst, name, _with(new_view, changes)))
-        seen = _with(new_view, changes)
-        undo.callback(
-            _taken_back, inst, name, partial(_remove, svc, inst, name, seen, replaced=True)
-        )
-    for name in todo.updated:
-        device = deviceset.build(svc.ctx, name, now.devices[name], _with(new_view, changes))
-        before = deviceset.build(svc.ctx, name, was.devices[name], old_view)
-        undo.callback(_taken_back, inst, name, partial(before.update, now.devices[name]))
-        run = device.update(was.devices[name])
-        hotplug.limit_io(svc, inst, run)
-        changes.update(deviceset.keys(name, run.volatile))
-    return changes
-
-
-def _taken_back(inst: Instance, name: str, action: Callable[[], object]) -> None:
-    """Undo the change of one device; what fails must not keep the others from it."""
-    try:
-        action()
-    except (LXDError, OSError):
-        LOG.exception("Taking back the change of device %s of %s failed", name, inst)
-
-
-def _with(seen: InstanceView, changes: Changes) -> InstanceView:
-    return replace(seen, config=deviceset.patched(seen.config, changes))
-
-
-def _remove(
-    svc: Instances, inst: Instance, name: str, seen: InstanceView, *, replaced: bool
-) -> Changes:
-    device = deviceset.build(svc.ctx, name, seen.devices[name], seen)
-    changes: Changes = {}
-    if inst.is_running:
-        changes.update(deviceset.keys(name, hotplug.unplug(svc, inst, device)))
-    device.remove()
-    if not replaced:
-        prefix = f"volatile.{name}."
-        changes.update({key: None for key in seen.config if key.startswith(prefix)})
-    return changes
-
-
-def _add(svc: Instances, inst: Instance, name: str, seen: InstanceView) -> Changes:
-    changes = deviceset.keys(name, deviceset.build(svc.ctx, name, seen.devices[name], seen).add())
-    if inst.is_running:
-        with ExitStack() as undo:
-            full = _with(seen, changes)
-            device = deviceset.build(svc.ctx, name, seen.devices[name], full)
-            run = hotplug.plug(svc, inst, device, undo)
-            changes.update(deviceset.keys(name, run.volatile))
-            undo.pop_all()
-    return changes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon that was killed had begun with an instance's volume: finish it or undo it."""
+"""What a daemon that was killed had begun with an instance: finish it or undo it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nova_lxd.lxd.db import instances as db_instances
 from nova_lxd.lxd.db import snapshots as db_snapshots
 from nova_lxd.lxd.db.instances import InstanceRecord
 from nova_lxd.lxd.db.snapshots import SnapshotRecord
-from nova_lxd.lxd.instances import delete, snapshots, volumes
+from nova_lxd.lxd.instances import config, delete, snapshots, volumes
 from nova_lxd.lxd.instances.instance import Instance
-from nova_lxd.lxd.instances.verbs import CREATE, DELETE, MOVE, RENAME, RESTORE
+from nova_lxd.lxd.instances.verbs import CREATE, DELETE, MOVE, RENAME, RESTORE, UPDATE
 from nova_lxd.lxd.paths import storage_name
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-__all__ = ["CREATE", "DELETE", "MOVE", "RENAME", "RESTORE", "settle", "settle_snapshot"]
+__all__ = [
+    "CREATE", "DELETE", "MOVE", "RENAME", "RESTORE", "UPDATE", "settle", "settle_snapshot",
+]
 
 
 def settle(svc: Instances, inst: Instance, record: InstanceRecord) -> None:
@@ -38,6 +40,8 @@ def settle(svc: Instances, inst: Instance, record: InstanceRecord) -> None:
     elif verb == MOVE:
         # The record names the pool that has the whole volume; the other copy is given up.
         volumes.driver(svc.ctx, rest).delete_volume(volumes.of_record(record))
+    elif verb == UPDATE:
+        config.settle(svc, inst, record, rest)
     elif verb == RESTORE:
         snapshot = db_snapshots.get(svc.ctx.db, record.id, rest)
         if snapshot is not None:

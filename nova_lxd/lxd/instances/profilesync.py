@@ -45,7 +45,9 @@ def changed(svc: Instances, project: str, old: Profile, new: Profile) -> None:
         now = after.expand(record.project, record.profiles, record.config, record.devices)
         try:
             with svc.hold(inst, "update", patience=30.0), ExitStack() as undo:
-                instance_config.apply(svc, inst, record, was, now, undo)
+                changes = instance_config.apply(svc, inst, record, was, now, undo)
+                if changes or svc.record(inst).intent:
+                    db_instances.set_config(svc.ctx.db, inst.id, changes, intent="")
                 undo.pop_all()
                 instance_config.tell_guest(svc, inst, was, now)
         except LXDError as exc:

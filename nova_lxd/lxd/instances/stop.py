@@ -119,13 +119,12 @@ def halt_signal(raw: str) -> int:
 
 
 def kill(inst: Instance, current: Running) -> None:
-    """End every process and wait for liblxc; frozen ones are thawed so that they can die."""
+    """End every process and wait for liblxc; frozen ones are thawed so that they can die.
+
+    :raises InternalError: its init does not die.
+    """
     _signal_end(inst, current)
-    if not current.wait(_KILL_TIMEOUT):
-        raise InternalError(
-            f"Stopping {inst} failed: its monitor, process {current.monitor}, has not ended "
-            f"after {_KILL_TIMEOUT:g} s"
-        )
+    current.wait_or_end_monitor(_KILL_TIMEOUT)
 
 
 def _signal_end(inst: Instance, current: Running) -> None:

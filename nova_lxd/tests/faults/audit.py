@@ -25,6 +25,12 @@ _SETTLE_SECONDS = 10.0
 _KINDS = ("containers", "containers-snapshots", "custom", "custom-snapshots", "images")
 
 
+def _nspid(status: str) -> int:
+    """A process's pid in the innermost of its namespaces, from /proc/PID/status."""
+    (line,) = [each for each in status.splitlines() if each.startswith("NSpid:")]
+    return int(line.split()[-1])
+
+
 class Audit:
     """One look at everything; ``findings`` are sentences, empty when all agrees."""
 
@@ -63,6 +69,7 @@ class Audit:
         self._files()
         self._processes()
         self._links()
+        self._guests_own()
         self._mounts()
         self._cgroups()
         self._loops()
@@ -284,8 +291,42 @@ class Audit:
     def _links(self) -> None:
         links = json.loads(self._daemon.inside("ip", "-json", "link").stdout)
         veths = [each["ifname"] for each in links if each["ifname"].startswith(("veth", "vnic"))]
-        if len(veths) != len(self._running):
-            self.findings.append(f"{len(veths)} veths for {len(self._running)} running: {veths}")
+        nics = [nic for name in self._running for nic in self._devices(name, "nic")]
+        if len(veths) != len(nics):
+            self.findings.append(f"{len(veths)} veths for {len(nics)} nics: {veths}")
+
+    def _devices(self, name: str, kind: str) -> dict[str, dict[str, str]]:
+        """The devices of one type that an instance has by its configuration."""
+        devices: dict[str, dict[str, str]] = self._instances[name]["expanded_devices"]
+        return {key: device for key, device in devices.items() if device["type"] == kind}
+
+    def _guests_own(self) -> None:
+        """A running guest has the disks and limits that its configuration says, and no other."""
+        for name in self._running:
+            pid = self._outer_pid(name)
+            if not pid:
+                continue
+            disks = self._devices(name, "disk").values()
+            wanted = [disk["path"] for disk in disks if disk["path"] != "/"]
+            lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+            found = [line.split()[4] for line in lines if line.split()[4].startswith("/mnt")]
+            self._same(f"disks inside {name}", found, wanted)
+            limit = self._instances[name]["expanded_config"].get("limits.processes", "max")
+            tops = (top / self._paths.cgroup for top in self._daemon.sandbox.cgroups)
+            files = [
+                path for top in tops for path in top.glob(f"**/lxc.payload.{name}/pids.max")
+            ]
+            self._same(f"limits of {name}", {path.read_text().strip() for path in files}, {limit})
+
+    def _outer_pid(self, name: str) -> int:
+        """The pid, as seen from here, of an instance's init; 0 when it has just ended."""
+        for top in self._daemon.sandbox.cgroups:
+            for group in (top / self._paths.cgroup).glob(f"**/lxc.payload.{name}"):
+                for pid in (group / "cgroup.procs").read_text().split():
+                    status = Path(f"/proc/{pid}/status").read_text()
+                    if _nspid(status) == 1:
+                        return int(pid)
+        return 0
 
     def _addresses(self) -> None:
         """A bridge has the address that its configuration has, and there is no other bridge."""

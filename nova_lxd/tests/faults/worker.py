@@ -71,7 +71,7 @@ class Worker:
         if guest.running is None:
             return [self._stop, *common]
         if guest.running:
-            return [self._stop, self._exec, self._exec, *common]
+            return [self._stop, self._exec, self._exec, self._plug, self._limit, *common]
         return [self._start, self._start, self._delete, *common]
 
     # Calls
@@ -147,7 +147,21 @@ class Worker:
         disk = {"type": "none"}
         if there and self._random.random() < 0.5:
             disk = {"type": "disk", "pool": "default", "path": "/mnt", "source": there[0]}
-        self._caller.api("PATCH", f"/1.0/instances/{guest.name}", {"devices": {"data": disk}})
+        self._patch(guest, {"devices": {"data": disk}})
+
+    def _plug(self, guest: Guest) -> None:
+        """Give it a second nic, or take that away."""
+        nic = {"type": "none"}
+        if self._random.random() < 0.5:
+            nic = {"type": "nic", "network": "lxdbr0"}
+        self._patch(guest, {"devices": {"second": nic}})
+
+    def _limit(self, guest: Guest) -> None:
+        """Another limit on its processes."""
+        self._patch(guest, {"config": {"limits.processes": str(self._random.randint(50, 500))}})
+
+    def _patch(self, guest: Guest, body: dict[str, Any]) -> None:
+        self._caller.api("PATCH", f"/1.0/instances/{guest.name}", body)
 
     def _delete(self, guest: Guest) -> None:
         try:

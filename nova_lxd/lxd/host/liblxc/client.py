@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,13 @@ _SO_SNDBUFFORCE = 32
 _BUFFER = 4 << 20
 _START_TIMEOUT = 30.0
 _REQUEST_TIMEOUT = 60.0
+# To enter a container; a monitor that is stuck would keep who asks it for ever.
+_ATTACH_TIMEOUT = 30
 # For a daemon's start: a monitor answers within a millisecond, or it is in the middle of a start.
 _ADOPT_TIMEOUT, _ADOPT_TIMEOUT_EACH = 5.0, 0.01
 _KILL_STEP = 0.02
+# How often a start that takes its time is looked at.
+_LOOK_STEP = 2.0
 _SAID_SHOWN = 400
 # No site packages and no environment; UTF-8 whatever the locale, as arguments hold any bytes.
 _FLAGS = ("-I", "-S", "-X", "utf8")
@@ -136,9 +142,8 @@ def _enlarge(end: socket.socket) -> None:
 def _starting(worker: int, answers: socket.socket, timeout: float) -> Iterator[None]:
     """Watch over the worker of a start: when it fails, nothing of it runs any more.
 
-    :raises StartTimeout: it did not answer in time.
+    :raises StartTimeout: it did not answer in time, or never will.
     """
-    answers.settimeout(timeout)
     with contextlib.ExitStack() as stack:
         try:
             pidfd = os.pidfd_open(worker)
@@ -147,28 +152,42 @@ def _starting(worker: int, answers: socket.socket, timeout: float) -> Iterator[N
             yield  # it has answered and ended already
             return
         try:
+            _await_start(worker, answers, timeout)
             yield
+        except StartTimeout:
+            # Whatever loses its parent becomes the worker's child, so that none can hide; with
+            # the last of them liblxc gives up, and the worker ends.
+            while not running.wait_end(pidfd, _KILL_STEP):
+                for pid in running.children(worker):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            raise
         except LiblxcError:
             # liblxc moves its caller, too, into the container's groups.
             running.wait_end(pidfd, timeout)
             raise
-        except TimeoutError as exc:
-            # Whatever loses its parent becomes the worker's child, so that none can hide; with
-            # the last of them liblxc gives up, and the worker ends.
-            while not running.wait_end(pidfd, _KILL_STEP):
-                for pid in _children(worker):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+
+
+def _await_start(worker: int, answers: socket.socket, timeout: float) -> None:
+    """Wait for the worker's answer.
+
+    :raises StartTimeout: none came in time, or the container's init or its monitor died before
+        it was ready: in liblxc 5.0.2 and 6.0 each then waits for the other for ever, as it holds
+        both ends of the socket on which the other would tell it.
+    """
+    deadline = time.monotonic() + timeout
+    seen: set[int] = set()
+    while not running.wait_end(answers.fileno(), _LOOK_STEP):
+        if time.monotonic() > deadline:
             reason = f"it did not come up within {timeout:g} s"
-            raise StartTimeout(reason, reason) from exc
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [int(child) for child in text.split()]
+            raise StartTimeout(reason, reason)
+        # Who is not stuck takes note of a child's end at once.
+        parents = [worker, *running.children(worker)]
+        ended = {pid for parent in parents for pid in running.zombies(parent)}
+        if ended & seen:
+            reason = "its init or its monitor ended before it was ready"
+            raise StartTimeout(reason, reason)
+        seen = ended
 
 
 def _errors_since(log: Path, offset: int) -> str:
@@ -271,9 +290,14 @@ class Zygote:
                 self._process, self._control, self.liblxc_version = _launch()
             return self._control
 
-    def _send(self, request: tuple[Any, ...], fds: Sequence[int]) -> socket.socket:
-        """Send a request: the socket on which its worker answers."""
-        data = marshal.dumps(request)
+    def _send(
+        self, request: tuple[Any, ...], fds: Sequence[int], patience: int = 0
+    ) -> socket.socket:
+        """Send a request: the socket on which its worker answers.
+
+        :param patience: seconds after which the worker ends itself, 0 for never.
+        """
+        data = marshal.dumps((patience, *request))
         answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -300,7 +324,10 @@ class Zygote:
         """
         data, fds, _flags, _address = socket.recv_fds(answers, _MAX_ANSWER, 4)
         if not data:
-            raise InternalError(f"{what} failed: the helper process died")
+            raise InternalError(
+                f"{what} failed: the helper process has ended before it answered; it was killed, "
+                "or the container's monitor is stuck"
+            )
         kind, *values = marshal.loads(data)
         if kind == "ok":
             return values, fds
@@ -317,7 +344,7 @@ class Zygote:
         timeout: float | None = None,
     ) -> tuple[list[Any], list[int]]:
         timeout = timeout or _REQUEST_TIMEOUT
-        with self._send(request, fds) as answers:
+        with self._send(request, fds, patience=ceil(timeout)) as answers:
             answers.settimeout(timeout)
             try:
                 return self._receive(answers, what)
@@ -387,7 +414,7 @@ class Zygote:
 
         ``lxcpath`` must be the same text as at their start.  A container whose monitor was killed
         is not found: see :func:`.running.kill_leftovers`.  A monitor that does not answer is
-        ended when it has no init: its start was cut off in the middle.
+        ended when it has no init that runs: its start was cut off in the middle.
         """
         try:
             pids = self._init_pids(lxcpath, list(names))
@@ -418,7 +445,7 @@ class Zygote:
         except InternalError:
             for monitor in running.monitors(str(lxcpath), name):
                 init = running.first_child(monitor)
-                if init > 0:
+                if init > 0 and running.runs_its_own(init):
                     LOG.warning("Container %s: its monitor %d does not answer", name, monitor)
                     return init
                 LOG.warning("Container %s: ending its stuck monitor %d", name, monitor)
@@ -450,6 +477,7 @@ class Zygote:
         :param leaf: the control group of what is executed (:meth:`..cgroups.Layout.leaf`), and
             the uid and gid that own it.
         :raises LiblxcError: the container could not be entered (it does not run, say).
+        :raises InternalError: its monitor does not answer.
 
         A program that is missing ends with 127, one that cannot be executed with 126.
         """
@@ -464,7 +492,8 @@ class Zygote:
             (str(leaf[0]), *leaf[1:]) if leaf else None,
         )
         with contextlib.ExitStack() as undo:
-            answers = undo.enter_context(self._send(request, (stdin, stdout, stderr)))
+            fds = (stdin, stdout, stderr)
+            answers = undo.enter_context(self._send(request, fds, patience=_ATTACH_TIMEOUT))
             values, pidfds = self._receive(answers, f"Executing '{argv[0]}' in container '{name}'")
             process = Exec(values[0], pidfds[0], answers)
             undo.pop_all()

@@ -8,6 +8,7 @@ and never hit a process that took over a number.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -18,7 +19,10 @@ from pathlib import Path
 from nova_lxd.lxd.errors import InternalError
 from nova_lxd.lxd.host import cgroups
 
+LOG = logging.getLogger(__name__)
 SYSTEMD_HALT = signal.SIGRTMIN + 3
+# To clean up and run its hooks.
+_MONITOR_PATIENCE = 5.0
 
 
 def send_signal(pidfd: int, number: int) -> None:
@@ -101,15 +105,30 @@ class Running:
 
         A container frozen by cgroup v1 dies only once it is thawed.
 
-        :raises InternalError: the monitor goes on after ``timeout`` seconds.
+        :raises InternalError: see :meth:`wait_or_end_monitor`.
         """
         self.signal(signal.SIGKILL)
         cgroups.thaw_process(self.init)
-        if not self.wait(timeout):
+        self.wait_or_end_monitor(timeout)
+
+    def wait_or_end_monitor(self, timeout: float) -> None:
+        """Wait for liblxc's clean-up after init's end; a monitor that is stuck is killed.
+
+        What such a one leaves is for :func:`kill_leftovers`.
+
+        :raises InternalError: init goes on.
+        """
+        if self.wait(timeout):
+            return
+        if self.alive:
             raise InternalError(
-                f"Stopping the container of process {self.init} failed: its monitor "
-                f"{self.monitor} has not ended after {timeout:g} s"
+                f"Stopping the container of process {self.init} failed: it has not ended "
+                f"{timeout:g} s after it was killed"
             )
+        LOG.warning("monitor %d is stuck: killing it", self.monitor)
+        with contextlib.suppress(ProcessLookupError):
+            send_signal(self.monitor_pidfd, signal.SIGKILL)
+        self.wait(timeout)
 
     def halt_signal(self) -> int:
         """What asks this init to shut down: SIGRTMIN+3 if it waits for that, else SIGPWR."""
@@ -138,33 +157,66 @@ def monitors(lxcpath: str, name: str) -> list[int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """The pids of a process's children; none when it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(child) for child in text.split()]
+
+
 def first_child(pid: int) -> int:
     """The pid of a process's first child, -1 when it has none or has ended."""
+    return next(iter(children(pid)), -1)
+
+
+def zombies(pid: int) -> list[int]:
+    """The children of a process that have ended and for which it has not waited."""
+    return [child for child in children(pid) if is_zombie(child)]
+
+
+def is_zombie(pid: int) -> bool:
+    """Has the process ended, but for its parent's taking note of it?"""
     try:
-        words = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except (FileNotFoundError, ProcessLookupError):
-        return -1
-    return int(words[0]) if words else -1
+        return status_field(pid, "State").startswith("Z")
+    except ProcessLookupError:
+        return False
+
+
+def runs_its_own(init: int) -> bool:
+    """Does a container's init run its own program: not ended, nor still liblxc on its way?"""
+    try:
+        return not os.path.samefile(f"/proc/{init}/exe", "/proc/self/exe")
+    except (FileNotFoundError, ProcessLookupError):  # so it is for a zombie
+        return False
 
 
 def kill_leftovers(cgroup_dir: str, name: str, timeout: float = 10.0) -> None:
-    """Before a start: end what is left of a container whose monitor was killed, if anything.
+    """End what is left of a container that does not run: whose start or monitor was killed.
 
     liblxc does not see such a container, and the next start would land in other groups beside it.
+    A monitor ends with its last process by itself, unless it is stuck in the midst of the start.
 
     :param cgroup_dir: the ``lxc.cgroup.dir`` with which it was started.
     :raises InternalError: some processes are left after ``timeout`` seconds.
     """
+    payload, monitor = (f"{cgroup_dir}/lxc.{kind}.{name}" for kind in ("payload", "monitor"))
+    _end_group(payload, timeout, patience=0.0)
+    _end_group(monitor, timeout, patience=_MONITOR_PATIENCE)
+
+
+def _end_group(group: str, timeout: float, patience: float) -> None:
+    """Kill the processes of a control group that do not end within ``patience``; remove it."""
     layout = cgroups.layout()
-    payload = f"{cgroup_dir}/lxc.payload.{name}"
-    deadline = time.monotonic() + timeout
-    while pids := layout.processes(payload):
-        for pid in pids:
+    began = time.monotonic()
+    while pids := layout.processes(group):
+        waited = time.monotonic() - began
+        if waited > timeout:
+            raise InternalError(f"Ending processes {sorted(pids)} of {group} failed: they go on")
+        for pid in pids if waited >= patience else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             cgroups.thaw_process(pid)
-        if time.monotonic() > deadline:
-            raise InternalError(f"Ending processes {sorted(pids)} of {payload} failed: they go on")
         time.sleep(0.01)
-    layout.remove(payload)
-    layout.remove(f"{cgroup_dir}/lxc.monitor.{name}")
+    layout.remove(group)

@@ -3,10 +3,11 @@
 
 Started by :mod:`.client` without site packages; imports as little as can be, because every
 container's monitor is a fork of it and shares its pages.  A request is one datagram on the control
-socket: a marshalled tuple ``(operation, arguments…)`` with descriptors, the first of which is the
-socket for the worker's answers.  The worker of the next request waits for it: what a fork costs,
-and the first touch of its pages, is paid before.  The helper ends when the daemon's end of the
-control socket closes; the monitors go on.
+socket: a marshalled tuple ``(patience, operation, arguments…)`` with descriptors, the first of
+which is the socket for the worker's answers.  The worker of the next request waits for it: what a
+fork costs, and the first touch of its pages, is paid before.  One that is not done after
+``patience`` seconds ends: a monitor that is stuck would keep it for ever.  The helper ends when
+the daemon's end of the control socket closes; the monitors go on.
 """
 
 from __future__ import annotations
@@ -148,6 +149,7 @@ class Worker:
             pid = container.attach(argv, env, ids, cwd, (stdin, stdout, stderr), log)
         finally:
             _rejoin(before)
+        _signal.alarm(0)
         for fd in self.fds:
             os.close(fd)
         # Opened while the process is not waited for: the pid cannot be somebody else's.
@@ -330,7 +332,7 @@ def _rehearse(liblxc: binding.Liblxc) -> None:
     """
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     worker = Worker(liblxc, theirs.detach(), [-1, -1, -1])
-    _work(worker, marshal.dumps(("exec", "", "/", ["true"], {"PATH": "/"}, (0, 0), "/", None)))
+    _work(worker, marshal.dumps((0, "exec", "", "/", ["true"], {"PATH": "/"}, (0, 0), "/", None)))
     os.close(worker.log)
     ours.recv(MAX_REQUEST)
     ours.close()
@@ -339,7 +341,8 @@ def _rehearse(liblxc: binding.Liblxc) -> None:
 def _work(worker: Worker, data: bytes) -> None:
     """Handle one request in its worker process."""
     try:
-        operation, *arguments = marshal.loads(data)
+        patience, operation, *arguments = marshal.loads(data)
+        _signal.alarm(patience)
         OPERATIONS[operation](worker, *arguments)
     except binding.LxcError as exc:
         worker.answer("lxc", str(exc), worker.logged())
