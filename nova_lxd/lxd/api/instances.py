@@ -119,6 +119,7 @@ def _update_operation(request: Request, inst: Instance, wanted: Wanted) -> web.S
 
     def work(_op: Operation) -> None:
         with svc.hold(inst, "update", _PATIENCE):
+            _unchanged(request, inst)
             instance_config.update(svc, inst, wanted)
         svc.announce("instance-updated", inst, requestor=requestor)
 
@@ -132,14 +133,24 @@ def _update_operation(request: Request, inst: Instance, wanted: Wanted) -> web.S
     return envelope.operation(op)
 
 
+def _unchanged(request: Request, inst: Instance) -> InstanceRecord:
+    """What is recorded of the instance, if that is what the client has seen (If-Match).
+
+    It is asked before anything is begun, and again by who holds the instance.
+
+    :raises PreconditionFailed: it is not.
+    """
+    record = request.services.instances.record(inst)
+    request.check_etag(instance_view.etag_fields(record))
+    return record
+
+
 @route("PUT", "/1.0/containers/{name}", body=InstancePut)
 @route("PUT", "/1.0/instances/{name}", body=InstancePut)
 async def put_instance(request: Request) -> web.StreamResponse:
     """Replace an instance's configuration, or restore a snapshot of it."""
-    svc = request.services.instances
     inst = instance_view.find(request)
-    record = svc.record(inst)
-    request.check_etag(instance_view.etag_fields(record))
+    record = _unchanged(request, inst)
     body = await request.body(InstancePut)
     if body.restore:
         return _restore_operation(request, inst, body)
@@ -181,26 +192,16 @@ async def patch_instance(request: Request) -> web.StreamResponse:
     """Change parts of an instance's configuration."""
     svc = request.services.instances
     inst = instance_view.find(request)
-    record = svc.record(inst)
-    request.check_etag(instance_view.etag_fields(record))
+    _unchanged(request, inst)
     body = await request.body(InstancePatch)
     if body.restore:
         raise BadRequest("Can't call PATCH in restore mode")
-    now = instance_config.current(record)
-    unset = msgspec.UNSET
-    wanted = Wanted(
-        now.architecture if body.architecture in (unset, "") else str(body.architecture),
-        {**now.config, **(body.config or {})},
-        {**now.devices, **(body.devices or {})},
-        now.description if body.description in (unset, "") else str(body.description),
-        now.ephemeral if body.ephemeral is unset else bool(body.ephemeral),
-        now.profiles if body.profiles is None else body.profiles,
-    )
     # LXD answers a PATCH when it is done.
     requestor = request.requestor
 
     def work() -> None:
         with svc.hold(inst, "update", _PATIENCE):
+            wanted = _patched(_unchanged(request, inst), body)
             try:
                 instance_config.update(svc, inst, wanted)
             except UnknownProfile as exc:
@@ -209,6 +210,20 @@ async def patch_instance(request: Request) -> web.StreamResponse:
 
     await request.run(work)
     return envelope.sync()
+
+
+def _patched(record: InstanceRecord, body: InstancePatch) -> Wanted:
+    """What is recorded of an instance with what a PATCH gives."""
+    now = instance_config.current(record)
+    unset = msgspec.UNSET
+    return Wanted(
+        now.architecture if body.architecture in (unset, "") else str(body.architecture),
+        {**now.config, **(body.config or {})},
+        {**now.devices, **(body.devices or {})},
+        now.description if body.description in (unset, "") else str(body.description),
+        now.ephemeral if body.ephemeral is unset else bool(body.ephemeral),
+        now.profiles if body.profiles is None else body.profiles,
+    )
 
 
 @route("POST", "/1.0/containers/{name}", body=InstancePost)

@@ -50,6 +50,7 @@ class Request:
         self.http = http
         self.services = services
         self.identity = identity
+        self._raw: bytes | None = None
 
     @property
     def trusted(self) -> bool:
@@ -105,16 +106,19 @@ class Request:
         return [url for url in urls if self.identity.may_use(project_of(url))]
 
     async def raw_body(self) -> bytes:
-        """The whole body.
+        """The whole body, read once.
 
         :raises TooLarge: more than 16 MiB, which no JSON body of the API needs.
         """
+        if self._raw is not None:
+            return self._raw
         chunks = bytearray()
         async for chunk in self.http.content.iter_any():
             chunks += chunk
             if len(chunks) > MAX_JSON:
                 raise TooLarge(f"Reading the body of {self.http.path} failed: over {MAX_JSON} B")
-        return bytes(chunks)
+        self._raw = bytes(chunks)
+        return self._raw
 
     async def save_body(self, fd: int) -> None:
         """Write the body to a descriptor, which stays the caller's, at constant memory.

@@ -22,11 +22,13 @@ from nova_lxd.lxd.api.auth import identify
 from nova_lxd.lxd.api.listener import HttpsListener
 from nova_lxd.lxd.api.request import Request
 from nova_lxd.lxd.api.routes import ROUTES, Route
+from nova_lxd.lxd.api.turns import Turns
 from nova_lxd.lxd.errors import InternalError, LXDError
 from nova_lxd.lxd.schema.configkeys import is_true
 from nova_lxd.lxd.services import Services
 
 LOG = logging.getLogger(__name__)
+_CHANGES = ("PUT", "PATCH")
 _METRICS_PATHS = ("/", "/1.0/metrics")
 _AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,6 +43,7 @@ class Server:
         self._services = services
         self._group = group
         self._runners: list[web.AppRunner] = []
+        self._turns = Turns()
         self._unix_socket: socket.socket | None = None
         self.listeners: dict[str, HttpsListener] = {}
         """The HTTPS listeners by the configuration key of their address."""
@@ -149,7 +152,14 @@ class Server:
             return envelope.error(403, "Certificate is restricted")
         if not entry.early:
             await self._services.ready.wait()
-        return await entry.handler(Request(http, self._services, identity))
+        request = Request(http, self._services, identity)
+        if entry.body is None or entry.method not in _CHANGES:
+            return await entry.handler(request)
+        # Two clients must not both find an object unchanged, or one lose what the other has merged
+        # into it.  A slow client's body is waited for before.
+        await request.raw_body()
+        async with self._turns.of((http.path, request.project_name)):
+            return await entry.handler(request)
 
     async def _not_found(self, http: web.Request) -> web.StreamResponse:
         """A path that is not there, or one that has no such method (LXD: 501)."""
