@@ -93,7 +93,7 @@ def _run_part(part: Part, venv: Path, artifacts: Path, *, whole: bool) -> Result
             }
             words = [word.format(**values) for word in command]
             start = stream.tell()
-            deadline = part.minutes * 60 - (time.monotonic() - begun)
+            deadline = part.patience(whole) - (time.monotonic() - begun)
             extra = {name: text.format(**values) for name, text in part.environment.items()}
             code = _run_command(words, extra, venv, stream, deadline)
             result += read(part.name, words, code, report, log, start)

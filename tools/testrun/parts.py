@@ -21,6 +21,7 @@ class Part:
     :param full: the commands of the whole part.
     :param share: those of CI's share; the whole part when empty.
     :param minutes: time after which the part counts as failed.
+    :param share_minutes: the same for CI's share, where that is less.
     :param root: it makes containers, mounts and network namespaces.
     """
 
@@ -29,8 +30,13 @@ class Part:
     full: tuple[Command, ...]
     share: tuple[Command, ...] = ()
     minutes: int = 15
+    share_minutes: int = 0
     root: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+
+    def patience(self, whole: bool) -> float:
+        """Seconds after which it counts as failed."""
+        return 60.0 * (self.minutes if whole else self.share_minutes or self.minutes)
 
     def commands(self, whole: bool) -> tuple[Command, ...]:
         return self.full if whole or not self.share else self.share
@@ -78,6 +84,7 @@ _NOVA_SHARE = (
 )
 _CLOUD = ("{python}", "quickstart", "--state", "{cloud}")
 _CLOUD_BENCHMARK = ("{python}", "-m", "benchmarks.cloud", "--state", "{cloud}")
+_CLOUD_FAULTS = ("{python}", "-m", "nova_lxd.tests.faults.cloud", "--state", "{cloud}")
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -125,7 +132,8 @@ PARTS: tuple[Part, ...] = (
                 *(f"nova_lxd/tests/functional/test_{name}.py" for name in _ORACLE_SHARE),
             ),
         ),
-        minutes=30,
+        minutes=60,
+        share_minutes=15,
         root=True,
     ),
     Part(
@@ -140,7 +148,8 @@ PARTS: tuple[Part, ...] = (
             (*_EVENTLET, *_BESIDE, "bundled", "--", *_GREEN, "-k", _GREEN_SHARE),
             (*_BESIDE, "lxd", "--", *_FUNCTIONAL, *_LXD_SHARE, "-k", "spawn or killed or ids"),
         ),
-        minutes=30,
+        minutes=60,
+        share_minutes=15,
         root=True,
     ),
     Part(
@@ -151,6 +160,7 @@ PARTS: tuple[Part, ...] = (
             (*_BESIDE, "bundled", "--", "{python}", "-m", "nova_lxd.tests.nova", *_NOVA_SHARE),
         ),
         minutes=40,
+        share_minutes=10,
         root=True,
     ),
     Part(
@@ -159,6 +169,7 @@ PARTS: tuple[Part, ...] = (
         (("{python}", "-m", "nova_lxd.tests.faults", "--rounds", "200", "--seed", "1"),),
         share=(("{python}", "-m", "nova_lxd.tests.faults", "--rounds", "20", "--seed", "1"),),
         minutes=90,
+        share_minutes=10,
         root=True,
     ),
     Part(
@@ -167,6 +178,7 @@ PARTS: tuple[Part, ...] = (
         (("{python}", "-m", "nova_lxd.tests.fuzz", "--seconds", "600", "--each", "180"),),
         share=(("{python}", "-m", "nova_lxd.tests.fuzz", "--seconds", "45", "--each", "5"),),
         minutes=45,
+        share_minutes=10,
         root=True,
     ),
     Part(
@@ -189,6 +201,7 @@ PARTS: tuple[Part, ...] = (
         (
             (*_CLOUD, "up", "--venv", "{venv}"),
             (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud", "--full"),
+            (*_CLOUD_FAULTS, "--rounds", "25"),
             (*_CLOUD_BENCHMARK, "--at-once", "20"),
             ("{python}", "tools/cloud/tempest", "--full"),
             (*_CLOUD, "destroy"),
@@ -199,11 +212,13 @@ PARTS: tuple[Part, ...] = (
         share=(
             (*_CLOUD, "up", "--venv", "{venv}"),
             (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud"),
+            (*_CLOUD_FAULTS, "--rounds", "3"),
             (*_CLOUD_BENCHMARK, "--parts", "single", "--images", "busybox", "--rounds", "1"),
             ("{python}", "tools/cloud/tempest"),
             (*_CLOUD, "destroy"),
         ),
-        minutes=180,
+        minutes=240,
+        share_minutes=40,
         root=True,
         environment={"NOVA_LXD_CLOUD": "{cloud}", "NOVA_LXD_ARTIFACTS": "{work}"},
     ),
