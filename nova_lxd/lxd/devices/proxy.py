@@ -40,7 +40,8 @@ _WILDCARDS = {"ipv4": "0.0.0.0", "ipv6": "::"}
 _PACKAGES = Path(__file__).parents[3]
 _FORWARDER = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from nova_lxd.lxd.devices.proxy_forwarder import main; sys.exit(main(*sys.argv[2:4]))"
+    "from nova_lxd.lxd.devices.proxy_forwarder import main; "
+    "sys.exit(main(sys.argv[2], sys.stdin.read()))"
 )
 _DSTNAT, _SRCNAT = -100, 100
 
@@ -150,11 +151,12 @@ class Proxy(Device):
         self.directory().mkdir(mode=0o711, parents=True, exist_ok=True)
         log = self.host.paths.log(inst.project, inst.name)
         log.mkdir(mode=0o700, parents=True, exist_ok=True)
-        job = json.dumps(self._job(str(log / f"proxy.{self.name}.log")))
+        # By standard input: a range of ports can be longer than an argument may be.
+        job = json.dumps(self._job(str(log / f"proxy.{self.name}.log"))).encode()
         # Isolated, and without site-packages: it starts fast and loads nothing but this package.
         command = [sys.executable, "-I", "-S", "-c", _FORWARDER, str(_PACKAGES)]
         try:
-            run([*command, self._pid_file(), job], timeout=60)
+            run([*command, self._pid_file()], input=job, timeout=60)
         except ProgramError as exc:
             if exc.returncode not in (LISTEN_FAILED, REFUSED):
                 raise

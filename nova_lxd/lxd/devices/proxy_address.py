@@ -36,7 +36,7 @@ def parse(text: str) -> ProxyAddress:
     if kind not in ("tcp", "udp", "unix") or not separator:
         raise ValueError(f"Unknown connection type {quoted(kind)}")
     if kind == "unix":
-        if not rest or "\0" in rest:
+        if rest in ("", "@") or "\0" in rest:
             raise ValueError(f"Invalid address {quoted(text)}: a path or @name is missing")
         if not rest.startswith(("/", "@")):
             raise ValueError(f"Invalid address {quoted(text)}: the path must be absolute")
