@@ -164,16 +164,23 @@ def _nvidia(plan: StartPlan) -> Items:
 
 def _lxcfs() -> Items:
     """What lxcfs offers of /proc and /sys, while it runs."""
-    top = LXCFS / "proc"
     try:
-        names = sorted(entry.name for entry in top.iterdir())
+        mounted = (LXCFS / "proc").stat().st_dev
+        return list(_lxcfs_items(LXCFS, mounted))
     except OSError:  # not installed, not running (ENOTCONN)
         return []
+
+
+@functools.lru_cache(maxsize=1)
+def _lxcfs_items(lxcfs: Path, _mounted: int) -> tuple[tuple[str, str], ...]:
+    """The entries, listed once for each mount: lxcfs is asked a dozen times for that."""
+    top = lxcfs / "proc"
+    names = sorted(entry.name for entry in top.iterdir())
     items = [_entry(str(top / name), f"proc/{name}", "bind,optional") for name in names]
-    online = LXCFS / "sys/devices/system/cpu"
+    online = lxcfs / "sys/devices/system/cpu"
     if online.exists():
         items.append(_entry(str(online), "sys/devices/system/cpu", "rbind,optional"))
-    return items
+    return tuple(items)
 
 
 def _kernel(plan: StartPlan) -> Items:

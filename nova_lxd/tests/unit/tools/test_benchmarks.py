@@ -129,3 +129,19 @@ def test_form_holds_the_files(tmp_path: Path) -> None:
     assert body.startswith(f"--{boundary}\r\n".encode())
     assert b'name="rootfs"; filename="rootfs.squashfs"' in body
     assert b"\r\n\r\n\0\r\n--\r\n" in body
+
+
+def test_limits_of_the_host_are_told_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scale, "_PROC_SYS", tmp_path)
+    for name in scale._TAKEN_BY_SYSTEMD:
+        path = tmp_path / name.replace(".", "/")
+        path.parent.mkdir(parents=True)
+        path.write_text("128\n")
+    assert scale.too_low(1000, "busybox") == []
+    assert scale.too_low(1, "debian") == []
+    monkeypatch.setattr("sys.argv", ["scale", "--count", "100", "--image", "debian"])
+    with pytest.raises(SystemExit):
+        scale.main()
+    assert "sysctl -w fs.inotify.max_user_instances=800" in capsys.readouterr().err
