@@ -137,11 +137,12 @@ def test_limits_of_the_host_are_told_before_the_run(
     monkeypatch.setattr(scale, "_PROC_SYS", tmp_path)
     for name in scale._TAKEN_BY_SYSTEMD:
         path = tmp_path / name.replace(".", "/")
-        path.parent.mkdir(parents=True)
-        path.write_text("128\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("500\n")
+    monkeypatch.setattr(scale, "_inotify_in_use", lambda: 7)
     assert scale.too_low(1000, "busybox") == []
     assert scale.too_low(1, "debian") == []
     monkeypatch.setattr("sys.argv", ["scale", "--count", "100", "--image", "debian"])
     with pytest.raises(SystemExit):
         scale.main()
-    assert "sysctl -w fs.inotify.max_user_instances=800" in capsys.readouterr().err
+    assert "sysctl -w fs.inotify.max_user_instances=607" in capsys.readouterr().err
