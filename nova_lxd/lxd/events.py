@@ -13,9 +13,8 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
+from nova_lxd.lxd.jsontext import encode
 
-_ENCODER = msgspec.json.Encoder()
 MAX_BACKLOG = 10_000
 
 
@@ -105,7 +104,7 @@ class Events:
         }
         if project:
             event["project"] = project
-        self._enqueue(event_type, project, _ENCODER.encode(event))
+        self._enqueue(event_type, project, encode(event))
 
     def publish_to_guest(
         self, instance_id: int, event_type: str, metadata: Mapping[str, Any]
@@ -115,7 +114,7 @@ class Events:
         if not self.wanted(channel):
             return
         event = {"type": event_type, "timestamp": datetime.now(UTC), "metadata": metadata}
-        self._enqueue(channel, "", _ENCODER.encode(event))
+        self._enqueue(channel, "", encode(event))
 
     def _enqueue(self, event_type: str, project: str, payload: bytes) -> None:
         with self._lock:

@@ -4,22 +4,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from nova_lxd.lxd.errors import LXDError, PreconditionFailed
+from nova_lxd.lxd.jsontext import encode
 from nova_lxd.lxd.operations import Operation
 
-ENCODER = msgspec.json.Encoder(decimal_format="number")
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _JSON = "application/json"
-# What Python makes of a byte that is no UTF-8.
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def timestamp(seconds: float) -> str:
@@ -31,7 +27,7 @@ def timestamp(seconds: float) -> str:
 
 def etag(fields: Any) -> str:
     """The ETag of an object: a digest of the fields a PUT replaces."""
-    return hashlib.sha256(ENCODER.encode(fields)).hexdigest()
+    return hashlib.sha256(encode(fields)).hexdigest()
 
 
 def check_etag(request: web.Request, fields: Any) -> None:
@@ -46,24 +42,6 @@ def check_etag(request: web.Request, fields: Any) -> None:
         )
 
 
-def _encode(answer: dict[str, Any]) -> bytes:
-    """JSON in which names that are no UTF-8, as a guest may have them, are told as Go does."""
-    try:
-        return ENCODER.encode(answer)
-    except UnicodeEncodeError:
-        return ENCODER.encode(_printable(answer))
-
-
-def _printable(value: Any) -> Any:
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, Mapping):
-        return {_printable(key): _printable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_printable(item) for item in value]
-    return value
-
-
 def sync(
     metadata: Any = None,
     *,
@@ -73,7 +51,7 @@ def sync(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """A finished request: LXD's ``sync`` response."""
-    body = _encode(
+    body = encode(
         {
             "type": "sync",
             "status": "Success",
@@ -95,7 +73,7 @@ def sync(
 
 def operation(op: Operation) -> web.Response:
     """A started background job: LXD's ``async`` response."""
-    body = _encode(
+    body = encode(
         {
             "type": "async",
             "status": "Operation created",
@@ -111,7 +89,7 @@ def operation(op: Operation) -> web.Response:
 
 def error(status: int, message: str) -> web.Response:
     """LXD's ``error`` response."""
-    body = _encode(
+    body = encode(
         {
             "type": "error",
             "status": "",

@@ -116,7 +116,7 @@ def _look(request: Request, instance: Instance, path: str) -> _Found:
 @route("GET", "/1.0/containers/{name}/files")
 async def get_file(request: Request) -> web.StreamResponse:
     """Read a file or link, or list a directory."""
-    path = check_path(request.query("path"))
+    path = check_path(request.path_query())
     found = await request.run(_look, request, _instance(request), path)
     headers = _headers(found.info)
     if found.names is not None:
@@ -169,7 +169,7 @@ async def _send(request: Request, found: _Found, headers: dict[str, str]) -> web
 @route("HEAD", "/1.0/containers/{name}/files")
 async def head_file(request: Request) -> web.StreamResponse:
     """Tell a file's type, owner and mode."""
-    path = check_path(request.query("path"))
+    path = check_path(request.path_query())
 
     def look(instance: Instance) -> FileInfo:
         with _open(request, instance) as rootfs, told("Reading", path):
@@ -183,7 +183,7 @@ async def head_file(request: Request) -> web.StreamResponse:
 @route("POST", "/1.0/containers/{name}/files")
 async def post_file(request: Request) -> web.StreamResponse:
     """Write a file, or make a directory or link."""
-    path = check_path(request.query("path"))
+    path = check_path(request.path_query())
     attributes = _attributes(request)
     instance = _instance(request)
     if attributes.kind == "directory":
@@ -238,7 +238,7 @@ async def _receive(request: Request, instance: Instance, path: str, wanted: _Att
 @route("DELETE", "/1.0/containers/{name}/files")
 async def delete_file(request: Request) -> web.StreamResponse:
     """Delete a file, link or empty directory."""
-    path = check_path(request.query("path"))
+    path = check_path(request.path_query())
     instance = _instance(request)
 
     def remove() -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs
 
 import aiohttp
 import msgspec
@@ -62,6 +63,12 @@ class Request:
 
     def query(self, name: str, default: str = "") -> str:
         return self.http.query.get(name, default)
+
+    def path_query(self) -> str:
+        """The path of a file that ``?path=`` names, whatever bytes it is made of."""
+        text = self.http.rel_url.raw_query_string
+        found = parse_qs(text, keep_blank_values=True, errors="surrogateescape").get("path")
+        return found[0] if found else ""
 
     def query_bool(self, name: str) -> bool:
         """LXD's truth: 1, true, yes, on."""

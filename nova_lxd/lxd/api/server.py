@@ -33,6 +33,11 @@ _METRICS_PATHS = ("/", "/1.0/metrics")
 _AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def _gone(http: web.Request) -> bool:
+    """Has the client hung up?"""
+    return http.transport is None or http.transport.is_closing()
+
+
 class Server:
     """Listens on LXD_DIR/unix.socket and, when their keys are set, on HTTPS.
 
@@ -132,9 +137,11 @@ class Server:
                 return await self._answer(entry, http)
             except LXDError as exc:
                 return envelope.from_exception(exc)
-            except (ConnectionResetError, asyncio.CancelledError):
+            except asyncio.CancelledError:
                 raise
-            except Exception:
+            except Exception as exc:
+                if isinstance(exc, ConnectionError) and _gone(http):
+                    raise
                 LOG.exception("%s %s failed unexpectedly", http.method, http.path)
                 return envelope.error(
                     500, f"{http.method} {http.path} failed: see the daemon's log for the cause"

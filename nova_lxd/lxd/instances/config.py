@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Collection, Mapping
@@ -46,6 +47,8 @@ _PROTECTED = ("volatile.idmap.base", "volatile.idmap.next", "volatile.last_state
 # What only the daemon may say of a running instance.
 _RUNNING_KEYS = ("volatile.idmap.current", "volatile.last_state.power")
 _RUNNING_SUFFIXES = (".host_name",)
+# What a control group answers to a value that cannot be.
+_BAD_VALUE = (errno.EINVAL, errno.ERANGE, errno.EBUSY)
 _IDMAP_KEYS = frozenset(
     (
         "raw.idmap",
@@ -301,9 +304,11 @@ def _apply_limits(
         try:
             group.apply(settings)
         except OSError as exc:
-            raise InternalError(
+            # The kernel takes no such number, or its value is below what is in use.
+            kind = BadRequest if exc.errno in _BAD_VALUE else InternalError
+            raise kind(
                 f"Applying limits to {inst} failed: {exc.filename}: {exc.strerror}; the value may "
-                "be below what is in use"
+                "be out of range or below what is in use"
             ) from exc
     if netpriority.KEY in keys:
         netpriority.apply(group, now)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -52,7 +53,7 @@ def check_path(path: str) -> str:
     """
     if not path:
         raise BadRequest("Missing path argument")
-    if "\0" in path or len(path.encode()) > _PATH_MAX:
+    if "\0" in path or len(os.fsencode(path)) > _PATH_MAX:
         raise BadRequest("Invalid path: it holds a NUL byte or is too long")
     return "/" + path.lstrip("/")
 

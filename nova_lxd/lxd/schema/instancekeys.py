@@ -89,9 +89,9 @@ _SECURITY = (
 )
 
 _SYSTEM = (
-    Key("environment.*", "string", "Environment of init and of exec.", live=True),
+    Key("environment.*", "string", "Environment of init and of exec.", v.environment, live=True),
     Key("linux.kernel_modules", "string", "Modules loaded before start.", live=True),
-    Key("linux.sysctl.*", "string", "Kernel parameters of its namespaces.", live=True),
+    Key("linux.sysctl.*", "string", "Kernel parameters of its namespaces.", v.one_line, live=True),
     Key("migration.incremental.memory", "bool", "Live migration: not yet.", v.boolean, "false"),
     Key("migration.incremental.memory.goal", "integer", "Likewise.", v.uint32, "70"),
     Key("migration.incremental.memory.iterations", "integer", "Likewise.", v.uint32, "10"),
@@ -202,6 +202,8 @@ def validate(config: Mapping[str, str], *, profile: bool = False) -> None:
             raise BadRequest("Volatile keys can only be set on instances")
         if profile and name.startswith("image."):
             raise BadRequest("Image keys can only be set on instances")
+        if "\n" in name and not name.startswith("user."):
+            key = None  # liblxc's configuration is made of lines
         if key is None or (name.startswith("volatile.") and not _known_volatile(name)):
             raise BadRequest(f"Unknown configuration key: {name[:255]}")
         if "\0" in value or "\0" in name:

@@ -75,6 +75,15 @@ def boolean(value: str) -> str | None:
     return None if value.lower() in _BOOLEANS else f'Invalid value for a boolean "{value}"'
 
 
+def environment(value: str) -> str | None:
+    """The value of an environment variable: liblxc's configuration has a line for each."""
+    return "Environment variables cannot contain line breaks" if "\n" in value else None
+
+
+def one_line(value: str) -> str | None:
+    return "it contains a line break" if "\n" in value else None
+
+
 def not_offered(value: str) -> str | None:
     """A switch of something that this server does not do."""
     return boolean(value) or ("It isn't supported by this server" if is_true(value) else None)

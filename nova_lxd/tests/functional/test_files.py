@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -191,3 +192,16 @@ def test_pushed_files_belong_to_the_guest(daemon: Daemon) -> None:
         assert get(daemon, "owner", "/mnt/f").body == b"inner\n"
     finally:
         remove(daemon, "owner")
+
+
+def test_names_that_are_no_text_arrive_byte_by_byte(
+    daemon: Daemon, guest: str, tmp_path: Path
+) -> None:
+    tree = os.fsencode(tmp_path) + b"/bytes"
+    os.makedirs(tree + b"/d\xfe")
+    for name in (b"/\xff\xfe.txt", b"/d\xfe/in", "/\u00fc %41?#".encode()):
+        Path(os.fsdecode(tree + name)).write_bytes(name)
+    daemon.lxc("file", "push", "-r", os.fsdecode(tree), f"{guest}/root/")
+    for name in ("%ff%fe.txt", "d%fe/in", "%c3%bc%20%2541%3f%23"):
+        answer = daemon.api("GET", f"/1.0/instances/{guest}/files?path=/root/bytes/{name}")
+        assert (answer.status, answer.body) == (200, b"/" + unquote_to_bytes(name)), name

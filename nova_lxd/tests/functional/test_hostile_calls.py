@@ -164,6 +164,25 @@ def test_sizes_that_no_terminal_has(daemon: Daemon, guest: str) -> None:
         assert b"31 77" in terminal.read()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("limits.processes", "99999999999999"),
+        ("limits.memory", "1"),
+        ("linux.sysctl.net.a", "1\nlxc.hook.start-host = /bin/x"),
+        ("linux.sysctl.net.a\nlxc.hook.start-host = /bin/x", "1"),
+        ("environment.A\nlxc.hook.start-host = /bin/x", "1"),
+        ("limits.kernel.nofile\nlxc.x", "1"),
+    ],
+)
+def test_values_that_neither_kernel_nor_liblxc_takes(
+    daemon: Daemon, guest: str, key: str, value: str
+) -> None:
+    answer = daemon.api("PATCH", "/1.0/instances/guest", {"config": {key: value}})
+    assert answer.status == 400, answer
+    assert key not in daemon.instance(guest)["config"]
+
+
 # -- WebSockets -------------------------------------------------------------------------------
 
 

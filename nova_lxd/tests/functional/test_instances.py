@@ -579,3 +579,11 @@ def test_info_resources(daemon: Daemon) -> None:
     assert server["environment"]["server"] == "lxd"
     assert server["environment"]["kernel"] == "Linux"
     assert server["auth"] == "trusted" and server["api_version"] == "1.0"
+
+
+def test_environment_has_no_line_breaks(daemon: Daemon, launch: Launch) -> None:
+    """Else the instance could not be started any more."""
+    name = launch(start=False)
+    error = daemon.refused("config", "set", name, "environment.X=a\nlxc.hook.start-host=/bin/x")
+    assert "Environment variables cannot contain line breaks" in error
+    assert "environment.X" not in daemon.instance(name)["config"]
