@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("events", "ownership"),
     ("db",),
     ("schema",),
-    ("host", "addresses", "locks"),
+    ("host", "addresses", "jsontext", "locks"),
     ("paths",),
     ("errors",),
 )
