@@ -128,10 +128,11 @@ class Operation:
             "location": "none",
         }
 
-    def set_status(self, status: int, error: str = "") -> None:
+    def set_status(self, status: int, error: str = "") -> bool:
+        """Go on to another status; False when the operation has ended before."""
         with self._lock:
             if self.status in FINAL:
-                return
+                return False
             self.status = status
             self.error = error
             self.updated_at = datetime.now(UTC)
@@ -139,6 +140,7 @@ class Operation:
         if status in FINAL:
             self._done.set()
             self._owner.finished(self)
+        return True
 
     def wait_sync(self, timeout: float | None = None) -> bool:
         """Block this worker thread until the operation ended; False when time ran out."""
@@ -314,7 +316,8 @@ class Operations:
             raise BadRequest(f"Cancelling operation {op.id} failed: it cannot be cancelled")
         op.cancel_requested.set()
         if op.kind == "token":
-            op.set_status(CANCELLED)
+            if not op.set_status(CANCELLED):  # somebody else was faster, and has used it up
+                raise BadRequest(f"Cancelling operation {op.id} failed: it has ended already")
             return
         op.set_status(CANCELLING)
         callback = op._on_cancel

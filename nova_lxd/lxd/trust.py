@@ -182,7 +182,10 @@ class Trust:
                 continue
             if not hmac.compare_digest(str(op.metadata["secret"]).encode(), secret.encode()):
                 continue
-            self._operations.cancel(op)
+            try:
+                self._operations.cancel(op)
+            except BadRequest:  # used up by somebody else in this moment
+                continue
             expires = op.metadata.get("expiresAt")
             if expires is not None and expires < datetime.now(UTC):
                 raise Forbidden("Adding the certificate failed: the join token has expired")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_JSON = 16 * 1024 * 1024
+MAX_UNTRUSTED = 1024 * 1024
 #: How much of a body is gathered before a worker thread takes it to the disk, in bytes.
 CHUNK = 1024 * 1024
 #: What reading a body raises when the client breaks off.
@@ -115,15 +116,17 @@ class Request:
     async def raw_body(self) -> bytes:
         """The whole body, read once.
 
-        :raises TooLarge: more than 16 MiB, which no JSON body of the API needs.
+        :raises TooLarge: more than 16 MiB, which no JSON body of the API needs, or of a client
+            who is not trusted more than what a certificate or secret takes.
         """
+        most = MAX_JSON if self.trusted else MAX_UNTRUSTED
         if self._raw is not None:
             return self._raw
         chunks = bytearray()
         async for chunk in self.http.content.iter_any():
             chunks += chunk
-            if len(chunks) > MAX_JSON:
-                raise TooLarge(f"Reading the body of {self.http.path} failed: over {MAX_JSON} B")
+            if len(chunks) > most:
+                raise TooLarge(f"Reading the body of {self.http.path} failed: over {most} B")
         self._raw = bytes(chunks)
         return self._raw
 

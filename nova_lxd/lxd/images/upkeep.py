@@ -37,7 +37,8 @@ class Upkeep:
         self._stop.set()
 
     def _run(self) -> None:
-        expired = updated = time.monotonic()
+        # A daemon that is restarted every day lets images expire as well.
+        expired, updated = -_EXPIRE, time.monotonic()
         while not self._stop.wait(_LOOK):
             now = time.monotonic()
             try:
@@ -60,7 +61,10 @@ class Upkeep:
             used = image.last_used_at or image.uploaded_at
             if image.cached and used < now - days * _DAY:
                 LOG.info("Deleting cached image %s: unused for %d days", image.fingerprint, days)
-                self._images.delete(image)
+                try:
+                    self._images.delete(image)
+                except LXDError as exc:  # the others are to go all the same
+                    LOG.warning("Deleting cached image %s failed: %s", image.fingerprint, exc)
 
     def update_all(self) -> None:
         """Get newer versions of all images that have auto_update set."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,31 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 _MINUTE = 60.0
 _PATIENCE = 30.0
+
+
+# Minutes that are made up for when a round has taken so long, or the clock was set.
+_CATCH_UP = 15
+
+
+class Minutes:
+    """Tells which minutes are due: each once, whenever it is asked and however the clock runs.
+
+    A clock that is set further than :data:`_CATCH_UP` minutes is followed: what lies between
+    is neither made up for nor waited for.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._last = int(now // _MINUTE)
+
+    def due(self, now: float) -> list[datetime]:
+        """The minutes (local time) that have begun since the last call."""
+        minute = int(now // _MINUTE)
+        gap = minute - self._last
+        if -_CATCH_UP <= gap <= 0:  # woken too early, or set back a little: they have been
+            return []
+        first = self._last + 1 if 0 < gap <= _CATCH_UP else minute
+        self._last = minute
+        return [datetime.fromtimestamp(each * _MINUTE) for each in range(first, minute + 1)]
 
 
 class Scheduler:
@@ -49,20 +74,24 @@ class Scheduler:
             self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
+        minutes = Minutes(time.time())
         while not self._ended.wait(_MINUTE - time.time() % _MINUTE):
             try:
-                take_due(self._svc, datetime.now())
+                due = minutes.due(time.time())
+                if not due:
+                    continue
+                take_due(self._svc, *due)
                 remove_expired(self._svc, time.time())
                 backup.remove_expired(self._svc, time.time())
                 volumes = self._svc.ctx.storage.volumes
-                take_due_of_volumes(volumes, datetime.now())
+                take_due_of_volumes(volumes, *due)
                 remove_expired_of_volumes(volumes, time.time())
             except Exception:
                 LOG.exception("Looking after snapshots and backups failed; trying again")
 
 
-def take_due(svc: Instances, when: datetime) -> None:
-    """Take the snapshots that are due in the minute of ``when`` (local time)."""
+def take_due(svc: Instances, *minutes: datetime) -> None:
+    """Take the snapshots that are due in any of these minutes (local time), one of each."""
     records = db_instances.get_all(svc.ctx.db)
     expander = svc.expander()
     for record in records:
@@ -71,10 +100,15 @@ def take_due(svc: Instances, when: datetime) -> None:
         ).config
         text = config.get("snapshots.schedule")
         inst = svc.by_id(record.id)
-        if not text or inst is None or not cron.parse(text).matches(when):
+        if not text or inst is None or not _matches(text, minutes):
             continue
         if inst.is_running or is_true(config.get("snapshots.schedule.stopped")):
             take(svc, inst)
+
+
+def _matches(text: str, minutes: Sequence[datetime]) -> bool:
+    schedule = cron.parse(text)
+    return any(schedule.matches(minute) for minute in minutes)
 
 
 def take(svc: Instances, inst: Instance) -> None:
@@ -101,16 +135,16 @@ def remove_expired(svc: Instances, now: float) -> None:
             LOG.error("Removing the expired snapshot %s of %s failed: %s", name, inst, exc)
 
 
-def take_due_of_volumes(volumes: CustomVolumes, when: datetime) -> None:
-    """Snapshot the custom volumes that are due in the minute of ``when`` (local time)."""
+def take_due_of_volumes(volumes: CustomVolumes, *minutes: datetime) -> None:
+    """Snapshot the custom volumes that are due in any of these minutes (local time)."""
     for row in volumes.all():
         text = row.config.get("snapshots.schedule")
-        if not text or not cron.parse(text).matches(when):
+        if not text or not _matches(text, minutes):
             continue
         try:
             taken = {snapshot.name for snapshot in volumes.snapshots(row)}
             name = snapshots.free_name(row.config.get("snapshots.pattern", ""), taken)
-            volumes.create_snapshot(row, name, expiry(row.config, when.timestamp()), {})
+            volumes.create_snapshot(row, name, expiry(row.config, minutes[-1].timestamp()), {})
         except LXDError as exc:
             LOG.error("The scheduled snapshot of volume %s failed: %s", row.name, exc)
 

@@ -90,3 +90,51 @@ def test_expired_snapshots_go(db: Database) -> None:
     schedule.remove_expired_of_volumes(volumes, NOON.timestamp() + 60)
     assert found(db, "short") == {}
     assert list(found(db, "broken")) == list(found(db, "forever")) == ["snap0"]
+
+
+# -- minutes ----------------------------------------------------------------------------------
+
+START = NOON.timestamp()
+
+
+def told(minutes: schedule.Minutes, seconds: float) -> list[int]:
+    """The minutes that are due so many seconds after noon, counted from noon."""
+    return [round((when.timestamp() - START) / 60) for when in minutes.due(START + seconds)]
+
+
+def test_each_minute_is_due_once() -> None:
+    minutes = schedule.Minutes(START + 3)
+    assert told(minutes, 59.999) == [], "woken too early: this minute has been"
+    assert told(minutes, 60.0) == [1]
+    assert told(minutes, 60.2) == []
+    assert told(minutes, 120.1) == [2]
+
+
+def test_minutes_that_a_long_round_took_are_made_up_for() -> None:
+    minutes = schedule.Minutes(START)
+    assert told(minutes, 200) == [1, 2, 3]
+    assert told(minutes, 240) == [4]
+
+
+@pytest.mark.parametrize("days", [-365, -1, 1, 3650])
+def test_a_clock_that_is_set_is_followed(days: int) -> None:
+    minutes, jump = schedule.Minutes(START), days * 86400
+    assert told(minutes, jump) == [jump // 60], "none of what lies between"
+    assert told(minutes, jump + 60) == [jump // 60 + 1]
+
+
+def test_minutes_are_not_repeated_when_the_clock_is_set_back_a_little() -> None:
+    minutes = schedule.Minutes(START)
+    assert told(minutes, 60) == [1]
+    assert told(minutes, -180) == []
+    assert told(minutes, 0) == []
+    assert told(minutes, 60) == []
+    assert told(minutes, 120) == [2]
+
+
+def test_one_snapshot_is_taken_for_several_minutes(db: Database) -> None:
+    make(db, "often", schedule="* * * * *")
+    volumes = Volumes(db)
+    due = [datetime(2026, 3, 4, 12, minute) for minute in range(3)]
+    schedule.take_due_of_volumes(volumes, *due)  # type: ignore[arg-type]
+    assert len(volumes.snapshots(volumes.all()[0])) == 1
