@@ -289,7 +289,7 @@ def wait_for_child(starter: subprocess.Popen[bytes], log: Path, seconds: float =
     raise MachineError(f"the machine did not start; see {log}")
 
 
-def wait_for_init(machine: Machine, log: Path, seconds: float = 90) -> None:
+def wait_for_init(machine: Machine, log: Path, seconds: float = 600) -> None:
     """Wait until the new root is in place and, with systemd, the boot has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -3,7 +3,8 @@
 
 On a minimal Debian with git and Python alone: clone, ``./quickstart up``, ``status``, ``up``
 again, ``down``, an ``up`` that is killed half-way and one that goes on, ``destroy``, and a look at
-what is left.  With ``--init systemd`` the services are units; one of them is killed, too.
+what is left.  With ``--init systemd`` the services are units; one of them is killed, too, and then
+the machine itself: it boots again, and with it the cloud.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CLONE = "/root/nova-lxd"
 STATE = "/var/lib/nova-lxd-cloud"
 UNITS = "nova-lxd-cloud-*"
 BOOT_UNIT = "nova-lxd-cloud-boot.service"
+BOOT_LOG = f"{STATE}/log/boot.log"
 KILLED = "glance"
 KILL_AFTER = 12.0
 AGAIN_SECONDS = 90
@@ -96,6 +98,9 @@ class Walk:
             raise Failure(f"'up' of a cloud that runs took {took:.0f} s")
         if started := re.findall(r"ok +start (\S+)", said):
             raise Failure(f"it started services that ran: {', '.join(started)}")
+        for wanted in (": ACTIVE (", "Linux "):  # the server answers
+            if wanted not in said:
+                raise Failure(f"'up' did not print {wanted!r}")
         return ""
 
     def status(self) -> str:
@@ -121,13 +126,19 @@ class Walk:
         process.wait(timeout=30)
         return self.up()
 
-    def boot_unit(self) -> None:
-        """What systemd starts when the machine has booted brings the cloud up."""
+    def forget_boot(self) -> None:
+        """What an earlier boot has logged must not be taken for that of the next."""
+        self.machine.run("rm", "-f", BOOT_LOG)
+
+    def booted(self) -> str:
+        """What systemd starts when the machine has booted has brought the cloud up."""
         self.machine.run("systemctl", "is-enabled", "--quiet", BOOT_UNIT)
-        self.machine.run("systemctl", "start", BOOT_UNIT)
-        said = self.machine.run("cat", f"{STATE}/log/boot.log")
-        if "the cloud is up" not in said:
-            raise Failure(f"its log says: {said}")
+        state = self.machine.run("systemctl", "show", "--value", "-p", "ActiveState", BOOT_UNIT)
+        said = self.machine.run("cat", BOOT_LOG, check=False)
+        took = re.search(r"the cloud is up, in (\d+) s", said)
+        if state.strip() == "failed" or not took:
+            raise Failure(f"{BOOT_UNIT} is {state.strip()}; its log says: {said}")
+        return f"in {took[1]} s"
 
     def units(self) -> str:
         """Every service is a unit, and active."""
@@ -157,11 +168,12 @@ class Walk:
             time.sleep(2)
 
     def network(self) -> dict[str, list[str]]:
-        """The machine's interfaces with their addresses."""
+        """The machine's interfaces with their addresses, but for those that the kernel chooses."""
         links = json.loads(subprocess.run(
             ["nsenter", f"--target={self.machine.pid}", "--net", "ip", "-json", "address"],
             check=True, text=True, capture_output=True).stdout)
-        return {link["ifname"]: [a["local"] for a in link["addr_info"]] for link in links}
+        return {link["ifname"]: [a["local"] for a in link["addr_info"] if a["scope"] != "link"]
+                for link in links}
 
     def network_is(self, before: dict[str, list[str]]) -> None:
         if (now := self.network()) != before:
@@ -196,17 +208,31 @@ class Walk:
             raise Failure("; ".join(left))
 
 
-def walk(path: Walk, source: str) -> None:
+def walk(path: Walk, source: str, log: Path) -> None:
     """All steps; nothing after a first ``up`` that failed, except what removes the cloud."""
-    init = path.machine.init
-    before = path.network()
-    if path.step("git clone", lambda: path.clone(source)) and path.step("up", path.up):
-        path.step("status", path.status)
-        path.step("openstack server list", path.type_openstack)
-        if init == "systemd":
+    systemd = path.machine.init == "systemd"
+    with machine.booted(path.machine, log):
+        before = path.network()
+        is_up = path.step("git clone", lambda: path.clone(source)) and path.step("up", path.up)
+        if is_up:
+            path.step("status", path.status)
+            path.step("openstack server list", path.type_openstack)
+        if is_up and systemd:
             path.step("systemctl: every service is active", path.units)
             path.step("a killed service is restarted", path.killed_unit)
-            path.step("the unit that runs at boot", path.boot_unit)
+            path.forget_boot()
+        else:
+            finish(path, before, is_up)
+    if is_up and systemd:  # the power was cut: nothing was told to end
+        with machine.booted(path.machine, log):
+            path.step("the machine's next boot brings the cloud up", path.booted)
+            path.step("systemctl: every service is active again", path.units)
+            finish(path, before, is_up)
+
+
+def finish(path: Walk, before: dict[str, list[str]], is_up: bool) -> None:
+    """The rest, to nothing left."""
+    if is_up:
         path.step("up again", path.up_again)
         path.step("down, up killed half-way, up", path.interrupted_up)
     path.step("destroy", path.destroy)
@@ -248,8 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                        environment=machine.kept_environment())
         transcript.write_text("")
         path = Walk(here, transcript)
-        with machine.booted(here, work / "machine.log"):
-            walk(path, f"file://{REPOSITORY}/.git")
+        walk(path, f"file://{REPOSITORY}/.git", work / "machine.log")
     except (MachineError, subprocess.SubprocessError) as error:
         print(f"tools/newcomer: {error}", file=sys.stderr)
         return 1
