@@ -267,21 +267,6 @@ class Rootfs:
             self._writable(new_parent, new_path)
             os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
 
-    def set_attributes(
-        self, path: str, *, mode: int | None = None, uid: int | None = None, gid: int | None = None
-    ) -> None:
-        """Change mode and owners of a file or directory, following links.
-
-        As always, a change of owners alone clears the set-id bits.
-        """
-        with self._acting(path), self._at(path) as fd:
-            self._writable(fd, path)
-            if uid is not None or gid is not None:
-                new_uid, new_gid = self._host_ids(uid, gid, path)
-                os.chown(f"/proc/self/fd/{fd}", new_uid, new_gid)
-            if mode is not None:
-                os.chmod(f"/proc/self/fd/{fd}", mode)
-
     # -- how ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
