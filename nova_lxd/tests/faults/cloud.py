@@ -31,7 +31,7 @@ from openstack import exceptions  # noqa: E402
 
 from nova_lxd.tests.cloud import audit  # noqa: E402
 from nova_lxd.tests.cloud.world import World, eventually  # noqa: E402
-from nova_lxd.tests.faults.cloudaudit import CloudAudit  # noqa: E402
+from nova_lxd.tests.faults.cloudaudit import CloudAudit, failed  # noqa: E402
 from nova_lxd.tests.faults.cloudfaults import FAULTS  # noqa: E402
 
 _FLAVORS = ("c1.tiny", "c1.small")
@@ -104,8 +104,15 @@ class Worker:
             return True
         with contextlib.suppress(exceptions.NotFoundException):
             server = self.world.api.compute.get_server(server)
+            if failed(server):
+                return server.task_state in (None, "rebuilding")
             return server.task_state is None and server.status in _AT_REST
         return True
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(_REST_SECONDS)
 
 
 class CloudRun:
@@ -126,9 +133,12 @@ class CloudRun:
             threads.append(threading.Thread(target=worker.ask, args=(own,), daemon=True))
             threads[-1].start()
         time.sleep(chance.uniform(0.2, 4.0))
+        if fault == "nova-compute":
+            # In its start Nova gives up what was asked of it and not yet received, but still does
+            # it when the message comes: a pause leaves an ACTIVE server frozen.  Let it have all.
+            _join(threads)
         FAULTS[fault](self._cloud)
-        for thread in threads:
-            thread.join(_REST_SECONDS)
+        _join(threads)
         try:
             self._rest()
         except AssertionError as exc:

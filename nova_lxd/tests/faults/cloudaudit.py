@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,20 @@ _STATES = {"ACTIVE": "Running", "VERIFY_RESIZE": "Running", "SHUTOFF": "Stopped"
            "PAUSED": "Frozen"}  # fmt: skip
 _INTERFACE_ID = re.compile(r'iface-id="?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})')
 _PLACEMENT = {"OpenStack-API-Version": "placement 1.36"}
+
+
+def failed(server: Any) -> bool:
+    """Has Nova given the server up?
+
+    Its status alone does not tell: a rebuild that Nova takes up after its restart, having given it
+    up in its start, leaves status REBUILD and no allocation for good.
+    """
+    return bool(server.vm_state == "error")
+
+
+def _epoch(told: str | None) -> float:
+    """Seconds since 1970 of a time as Nova tells it; 0 of none."""
+    return datetime.fromisoformat(told).replace(tzinfo=UTC).timestamp() if told else 0.0
 
 
 class CloudAudit:
@@ -47,16 +62,21 @@ class CloudAudit:
     def services_up(self) -> bool:
         """Do the daemon and nova-compute answer?"""
         host = self._cloud.first_host
+        since = {}
         for name in _KILLED:
             condition = self._cloud.controller.condition(self._cloud.on(host, name))
             if condition.state != "running":
                 return False
+            since[name] = condition.since
         try:
             lxd.instances(lxd.socket_path(self._cloud, host))
         except (OSError, KeyError):
             return False
-        found = self._admin.api.compute.services(binary="nova-compute")
-        return all(service.state == "up" for service in found)
+        # "up" may rest on a heartbeat of the one that was killed; a new one comes after its start.
+        return all(
+            service.state == "up" and _epoch(service.updated_at) > since["nova-compute"]
+            for service in self._admin.api.compute.services(binary="nova-compute")
+        )
 
     def _same(self, what: str, found: Iterable[str], wanted: Iterable[str]) -> None:
         have, want = set(found), set(wanted)
@@ -69,8 +89,8 @@ class CloudAudit:
         path = lxd.socket_path(self._cloud, self._cloud.first_host)
         found = {each["name"]: each["status"] for each in lxd.instances(path)}
         # What failed may have a container or none: it is the user's to delete.
-        broken = {server.instance_name for server in servers if server.status == "ERROR"}
-        whole = {s.instance_name: s.status for s in servers if s.status != "ERROR"}
+        broken = {server.instance_name for server in servers if failed(server)}
+        whole = {s.instance_name: s.status for s in servers if not failed(s)}
         self._same("containers", set(found) - broken, whole)
         for name, status in whole.items():
             wanted = _STATES.get(status)
@@ -116,7 +136,7 @@ class CloudAudit:
         }
         self._same("allocations of nobody", set(found) - known - migrations, ())
         for server in servers:
-            if server.status == "ERROR":
+            if failed(server):
                 continue
             memory = found.get(server.id, {}).get("MEMORY_MB")
             if memory != server.flavor["ram"]:

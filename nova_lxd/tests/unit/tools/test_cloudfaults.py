@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,11 @@ PORT = "22222222-2222-2222-2222-222222222222"
 MIGRATION = "33333333-3333-3333-3333-333333333333"
 
 
-def server(status: str = "ACTIVE") -> Any:
+def server(status: str = "ACTIVE", vm_state: str = "active") -> Any:
     return SimpleNamespace(
-        id=SERVER, name="s", instance_name="instance-1", status=status, flavor={"ram": 64}
-    )
+        id=SERVER, name="s", instance_name="instance-1", status=status, vm_state=vm_state,
+        flavor={"ram": 64},
+    )  # fmt: skip
 
 
 class Scene:
@@ -123,9 +125,39 @@ def test_a_waiting_resize_holds_two_allocations(monkeypatch: pytest.MonkeyPatch)
     assert scene.audit(monkeypatch) == []
 
 
-def test_what_failed_may_have_a_container_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", ["ERROR", "REBUILD"])
+def test_what_failed_may_have_a_container_or_none(
+    monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
     scene = Scene()
-    scene.servers, scene.held = [server("ERROR")], {}
+    scene.servers, scene.held = [server(status, "error")], {}
     assert scene.audit(monkeypatch) == []
     scene.containers = []
     assert scene.audit(monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "ready"),
+    [
+        ("up", "2026-01-01T00:00:09.000000", True),
+        ("up", "2026-01-01T00:00:03.000000", False),  # of the one that was killed
+        ("down", "2026-01-01T00:00:09.000000", False),
+        ("up", None, False),
+    ],
+)
+def test_compute_is_back_with_its_first_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, state: str, told: str | None, ready: bool
+) -> None:
+    started = datetime(2026, 1, 1, 0, 0, 5, tzinfo=UTC).timestamp()
+    condition = SimpleNamespace(state="running", since=started)
+    service = SimpleNamespace(state=state, updated_at=told)
+    monkeypatch.setattr(cloudaudit.lxd, "instances", lambda path: [])
+    monkeypatch.setattr(cloudaudit.lxd, "socket_path", lambda *args: Path("/nowhere"))
+    subject = cloudaudit.CloudAudit.__new__(cloudaudit.CloudAudit)
+    subject._cloud = SimpleNamespace(
+        first_host=None, on=lambda host, name: name,
+        controller=SimpleNamespace(condition=lambda name: condition),
+    )  # fmt: skip
+    compute = SimpleNamespace(services=lambda **kwargs: [service])
+    subject._admin = SimpleNamespace(api=SimpleNamespace(compute=compute))
+    assert subject.services_up() is ready
