@@ -206,8 +206,13 @@ class LXDDriver(driver.ComputeDriver):
         if self.resizer.is_being_reverted(instance):
             return  # the one container that both flavors share
         self.consoles.close(guest.name(instance))
-        self.rescuer.discard(instance)
-        self.lifecycle.destroy(instance)
+        try:
+            self.rescuer.discard(instance)
+            self.lifecycle.destroy(instance)
+        except (exception.LXDError, exception.LXDUnavailable) as e:
+            # The guest may still run and use its ports: after this error alone Nova keeps them,
+            # and the next try finds what to unplug.
+            raise nova_exception.InstancePowerOffFailure(reason=e.format_message())
         self.cleanup(context, instance, network_info, block_device_info, destroy_disks)
 
     def cleanup(
