@@ -111,7 +111,7 @@ PARTS: tuple[Part, ...] = (
         "functional",
         "the bundled daemon: real lxc, pylxd and containers",
         ((*_FUNCTIONAL, "--backend=bundled", *_OTHERS, "nova_lxd/tests/functional"),),
-        minutes=25,
+        minutes=30,
         root=True,
     ),
     Part(
