@@ -36,6 +36,8 @@ from nova_lxd.tests.cloud.world import World, eventually
 
 WANTED = {"busybox": 0.4, "debian": 0.6}
 _FLAVOR = "benchmark"
+_MEMORY = {"busybox": 64, "debian": 256}  # MiB: the least that the images ask for
+_NO_IMAGE = "benchmark-nothing"
 _MICROVERSION = "2.90"
 _PERIOD = 130.0  # seconds: two rounds of the tasks that nova-compute runs every minute
 _PATIENCE = 900
@@ -64,7 +66,7 @@ class Bench:
     world: World
     admin: World
     log: ComputeLog
-    flavor: Any
+    flavors: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
 
     def add(self, name: str, unit: str, samples: list[float], wanted: float | None = None) -> None:
@@ -77,12 +79,17 @@ class Bench:
         """Ask for servers in one request; those of that name.  On a ``host`` only admin may."""
         wishes.setdefault("networks", [{"uuid": self._network()}])
         api = (self.admin if "host" in wishes else self.world).api.compute
-        image = self.world.image_id(wishes.pop("image", "busybox"))
+        image = wishes.pop("image", "busybox")
+        flavor = self.flavors.get(image, self.flavors["busybox"])
         api.create_server(
-            name=name, image_id=image, flavor_id=self.flavor.id,
+            name=name, image_id=self._image(image), flavor_id=flavor.id,
             min_count=count, max_count=count, **wishes,
         )  # fmt: skip
         return list(api.servers(details=False, name=f"^{name}"))
+
+    def _image(self, name: str) -> str:
+        found = self.admin.api.image.find_image(name, ignore_missing=False)
+        return str(found.id)
 
     def _network(self) -> str:
         """The network of this user's project that servers can be put in."""
@@ -144,17 +151,34 @@ def single(bench: Bench, image: str, rounds: int) -> None:
 def fake(bench: Bench, state: Path, rounds: int) -> None:
     """The same with nova's fake driver, without a port: no agent would wire it."""
     total, own = [], []
-    with _forgotten(bench), FakeHost(state) as host:
+    with _no_image(bench), _forgotten(bench), FakeHost(state) as host:
         _wait_for_host(bench, host.name)
         for _ in range(rounds):
             with bench.removed("bench-fake"):
                 began = time.monotonic()
-                servers = bench.request("bench-fake", networks="none", host=host.name)
+                servers = _request_fake(bench, host.name)
                 bench.wait_active("bench-fake", 1)
                 total.append(time.monotonic() - began)
                 own.append(host.log.matches(_ANY, {servers[0].id})[servers[0].id][0])
     bench.add("nova's fake driver: spawn", "s", own)
     bench.add("nova's fake driver: request to ACTIVE, no port", "s", total)
+
+
+def _request_fake(bench: Bench, host: str) -> list[Any]:
+    return bench.request("bench-fake", image=_NO_IMAGE, networks="none", host=host)
+
+
+@contextlib.contextmanager
+def _no_image(bench: Bench) -> Iterator[None]:
+    """An image that, unlike those of containers, names no hypervisor: the fake one is none."""
+    api = bench.admin.api.image
+    image = api.create_image(
+        _NO_IMAGE, data=b"\0" * 512, disk_format="raw", container_format="bare"
+    )
+    try:
+        yield
+    finally:
+        api.delete_image(image)
 
 
 @contextlib.contextmanager
@@ -171,7 +195,7 @@ def _forgotten(bench: Bench) -> Iterator[None]:
 def _wait_for_host(bench: Bench, name: str) -> None:
     def mapped() -> bool:
         try:
-            bench.request("bench-fake", networks="none", host=name)
+            _request_fake(bench, name)
         except exceptions.BadRequestException:
             return False  # the scheduler looks for new hosts twice a minute
         return True
@@ -232,16 +256,19 @@ def rst(rows: list[Row]) -> str:
 
 @contextlib.contextmanager
 def bench(state: Path) -> Iterator[Bench]:
-    """User demo without quota, and a flavor that takes no processors and no disk."""
+    """User demo without quota, and flavors that take no processors and no disk."""
     with contextlib.ExitStack() as undo:
         world, admin = World(state), World(state, "admin")
         undo.callback(world.close)
         undo.callback(admin.close)
         compute, network = admin.api.compute, admin.api.network
-        flavor = compute.create_flavor(name=_FLAVOR, ram=64, vcpus=1, disk=1)
-        undo.callback(compute.delete_flavor, flavor)
-        extra = {"resources:VCPU": "0", "resources:DISK_GB": "0"}
-        compute.create_flavor_extra_specs(flavor, extra)
+        flavors = {}
+        for image, ram in _MEMORY.items():
+            flavor = compute.create_flavor(name=f"{_FLAVOR}-{image}", ram=ram, vcpus=1, disk=1)
+            undo.callback(compute.delete_flavor, flavor)
+            extra = {"resources:VCPU": "0", "resources:DISK_GB": "0"}
+            compute.create_flavor_extra_specs(flavor, extra)
+            flavors[image] = flavor
         project = world.api.current_project_id
         compute.update_quota_set(project, instances=-1, cores=-1, ram=-1)
         undo.callback(compute.revert_quota_set, project)
@@ -249,7 +276,7 @@ def bench(state: Path) -> Iterator[Bench]:
         undo.callback(network.delete_quota, project)
         for each in (world, admin):
             each.api.compute.default_microversion = _MICROVERSION
-        yield Bench(world, admin, ComputeLog(state / "log/nova-compute.log"), flavor)
+        yield Bench(world, admin, ComputeLog(state / "log/nova-compute.log"), flavors)
 
 
 def chosen(found: Bench, args: argparse.Namespace) -> list[Callable[[], None]]:
