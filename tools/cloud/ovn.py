@@ -26,6 +26,7 @@ OVS_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 OVN_SCHEMAS = Path("/usr/share/ovn")
 OVSDB_SERVER = "ovsdb-server"
 USERSPACE_DATAPATH = "ovs-netdev"
+DEVICES = Path("/sys/class/net")
 
 
 def kernel_datapath() -> bool:
@@ -167,18 +168,28 @@ def initialise_databases(cloud: Cloud) -> None:
 
 def refuse_foreign_bridges(cloud: Cloud) -> bool:
     """Another Open vSwitch of this machine must not be disturbed: stop if it has our names."""
-    mark = cloud.layout.run / "bridges"
-    if mark.is_file() and mark.read_text() == boot_id():
+    if owns_bridges(cloud):
         return False
     for name in (INTEGRATION_BRIDGE, EXTERNAL_BRIDGE, USERSPACE_DATAPATH):
-        if Path("/sys/class/net", name).exists():
+        if (DEVICES / name).exists():
             raise CloudError(
                 f"a network device named {name} is here already, and it is not this cloud's.",
                 remedy="another Open vSwitch or cloud runs on this machine: stop it, or use a "
                        "machine of its own for this cloud",
             )
-    mark.write_text(boot_id())
+    (cloud.layout.run / "bridges").write_text(boot_id())
     return True
+
+
+def owns_bridges(cloud: Cloud) -> bool:
+    """Are bridges of our names, if there are any, this cloud's, made since the machine booted?"""
+    mark = cloud.layout.run / "bridges"
+    return mark.is_file() and mark.read_text() == boot_id()
+
+
+def bridges_left(cloud: Cloud) -> list[str]:
+    """The network devices of this cloud's switch that are there."""
+    return [name for name in BRIDGES if owns_bridges(cloud) and (DEVICES / name).exists()]
 
 
 def remove_datapath(cloud: Cloud, host: HostRecord) -> None:

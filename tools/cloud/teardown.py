@@ -12,7 +12,7 @@ from cloud import hosts, lxd, outbound, ovn, plan
 from cloud.context import Cloud
 from cloud.errors import CloudError
 from cloud.host import mounts_below, processes_of
-from cloud.layout import BRIDGES, INTEGRATION_BRIDGE
+from cloud.layout import INTEGRATION_BRIDGE
 from cloud.run import run
 from cloud.services import Probe
 from cloud.settings import HostRecord
@@ -125,8 +125,7 @@ def unmount_below(directory: Path, log: Path) -> None:
 def leftovers(cloud: Cloud) -> list[str]:
     """What of the cloud is on the host besides its files; empty after a clean destroy."""
     left = [f"mount {point}" for point in mounts_below(cloud.layout.state)]
-    left += [f"network device {name}" for name in BRIDGES
-             if Path("/sys/class/net", name).exists()]
+    left += [f"network device {name}" for name in ovn.bridges_left(cloud)]
     if outbound.is_open(cloud):
         left.append(f"nftables table {outbound.table(cloud)}")
     left += [f"process {pid} ({line[:60]})" for pid, line in processes_of(cloud.layout.state)]
