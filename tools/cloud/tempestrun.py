@@ -7,9 +7,10 @@ import argparse
 import collections
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cloud import ini, tempestimages, tenancy, venv
@@ -153,12 +154,27 @@ def run_once(
     # tempest's own clients must not check certificates that this cloud does not use.
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         environment.pop(name, None)
-    with subprocess.Popen(argv, cwd=directory(cloud), env=environment, stdout=subprocess.PIPE,
-                          text=True, errors="replace") as process:
+    return followed(argv, directory(cloud), environment, lines)
+
+
+def followed(
+    argv: Sequence[str], cwd: Path, environment: Mapping[str, str], lines: list[str]
+) -> int:
+    """Run a program in a session of its own, of which nothing stays when this one is ended.
+
+    Its output is printed and added to ``lines``; returns its exit code.
+    """
+    with subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True,
+                          errors="replace", start_new_session=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        except BaseException:
+            # tempest's workers outlive tempest, and would go on making servers.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     return process.returncode
 
 
@@ -189,9 +205,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--concurrency", type=int, default=2)
     parser.add_argument("regex", nargs="*", help="only these tests")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that its workers end, too
     wanted = arguments.regex or patterns(FULL if arguments.full else SHARE)
     try:
         return execute(open_cloud(arguments.state), wanted, arguments.concurrency)
     except CloudError as error:
         print(f"tools/cloud/tempest: {error.report()}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("tools/cloud/tempest: ended before its time; what it had made stays in the cloud",
+              file=sys.stderr)
+        return 130

@@ -55,6 +55,9 @@ def nova_conf(live: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     import os_vif
     from nova import objects
 
+    from nova_lxd.virt import conf as lxd_conf
+
+    lxd_conf.register(nova.conf.CONF)  # as modules override options before they import the driver
     nova.privsep.sys_admin_pctxt.set_client_mode(False)  # this process is root itself
     objects.register_all()
     os_vif.initialize()

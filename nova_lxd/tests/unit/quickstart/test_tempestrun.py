@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +65,26 @@ def test_what_spoils_its_class_has_a_run_of_its_own(wanted: list[str]) -> None:
 
 def test_one_run_where_nothing_spoils_the_others() -> None:
     assert tempestrun.passes(["^tempest.api.image", "other"]) == [("^tempest.api.image|other", [])]
+
+
+class Interrupted(list[str]):
+    """Lines whose reader is told to end at the first one."""
+
+    def append(self, line: str) -> None:
+        super().append(line)
+        raise KeyboardInterrupt
+
+
+def test_workers_end_with_a_run_that_is_ended(tmp_path: Path) -> None:
+    program = (
+        "import subprocess; worker = subprocess.Popen(['sleep', '60']); "
+        "print(worker.pid, flush=True); worker.wait()"
+    )
+    lines = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        tempestrun.followed([sys.executable, "-c", program], tmp_path, os.environ, lines)
+    worker = Path("/proc", lines[0].strip(), "stat")
+    deadline = time.monotonic() + 10
+    while worker.exists() and ") Z " not in worker.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not worker.exists() or ") Z " in worker.read_text()
