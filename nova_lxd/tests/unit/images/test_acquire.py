@@ -373,25 +373,6 @@ async def test_an_update_that_fails_keeps_the_image(daemon: Daemon, server: Serv
     assert daemon.images.all("default") == [image]
 
 
-async def test_cached_images_expire(daemon: Daemon) -> None:
-    kept = daemon.add(unified())
-    cached = daemon.add(unified(more=b"1"), cached=True)
-    used = daemon.add(unified(more=b"2"), cached=True)
-    now = time.time()
-    daemon.images.mark_used("default", used.fingerprint)
-    daemon.images.upkeep.expire_cached(now + 9 * 86400)
-    assert len(daemon.images.all("default")) == 3
-    daemon.images.mark_used("default", used.fingerprint)
-    later = now + 10 * 86400 + (used.uploaded_at - cached.uploaded_at) + 0.001
-    daemon.images.upkeep.expire_cached(later)
-    assert {image.fingerprint for image in daemon.images.all("default")} >= {kept.fingerprint}
-    assert cached not in daemon.images.all("default")
-    daemon.settings["images.remote_cache_expiry"] = "0"
-    left = daemon.images.all("default")
-    daemon.images.upkeep.expire_cached(now + 1000 * 86400)
-    assert daemon.images.all("default") == left
-
-
 async def test_an_operation_that_fails_says_why(daemon: Daemon, server: Server) -> None:
     op, _none = await in_operation(
         daemon, lambda op: download(daemon, source(server, "nothing"))
