@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From nothing to a running server and back, as README.md says, each step checked and timed.
 
-On a minimal Debian with git and Python alone: clone, ``./quickstart up``, ``status``, ``up``
-again, ``down``, an ``up`` that is killed half-way and one that goes on, ``destroy``, and a look at
-what is left.  With ``--init systemd`` the services are units; one of them is killed, too, and then
-the machine itself: it boots again, and with it the cloud.
+On a minimal Debian with git and Python alone: clone, ``./quickstart up``, ``status``, a second
+compute host (``add-host``), ``up`` again, ``down``, an ``up`` that is killed half-way and one that
+goes on, ``destroy``, and a look at what is left.  With ``--init systemd`` the services are units;
+one of them is killed, too, and then the machine itself: it boots again, and with it the cloud.
 """
 
 from __future__ import annotations
@@ -112,6 +112,20 @@ class Walk:
         if "hello ACTIVE" not in said:
             raise Failure(f"the openstack command shows no server: {said}")
 
+    def second_host(self) -> str:
+        """A compute host is added, and the administrator makes a server there."""
+        self.type("./quickstart add-host two")
+        return self.server_on("two", "there")
+
+    def server_on(self, host: str, name: str) -> str:
+        said = self.type('eval "$(./quickstart env admin)" && '
+                         "openstack --os-compute-api-version 2.74 server create --wait "
+                         f"--host {host} --image busybox --flavor c1.tiny --network none "
+                         f"-f value -c status -c OS-EXT-SRV-ATTR:host {name}")
+        if said.split() != [host, "ACTIVE"]:
+            raise Failure(f"no server became ACTIVE on {host}: {said}")
+        return f"{name} runs on {host}"
+
     def interrupted_up(self) -> str:
         """``up`` is killed, as by a closed terminal or the out-of-memory killer."""
         self.type("./quickstart down")
@@ -217,6 +231,7 @@ def walk(path: Walk, source: str, log: Path) -> None:
         if is_up:
             path.step("status", path.status)
             path.step("openstack server list", path.type_openstack)
+            path.step("add-host", path.second_host)
         if is_up and systemd:
             path.step("systemctl: every service is active", path.units)
             path.step("a killed service is restarted", path.killed_unit)
@@ -227,6 +242,8 @@ def walk(path: Walk, source: str, log: Path) -> None:
         with machine.booted(path.machine, log):
             path.step("the machine's next boot brings the cloud up", path.booted)
             path.step("systemctl: every service is active again", path.units)
+            path.step("the second host takes a server again",
+                      lambda: path.server_on("two", "after"))
             finish(path, before, is_up)
 
 
@@ -235,6 +252,7 @@ def finish(path: Walk, before: dict[str, list[str]], is_up: bool) -> None:
     if is_up:
         path.step("up again", path.up_again)
         path.step("down, up killed half-way, up", path.interrupted_up)
+        path.step("the second host takes a server", lambda: path.server_on("two", "last"))
     path.step("destroy", path.destroy)
     path.step("nothing of it is left in the machine", path.nothing_left)
     path.step("the network is as it was", lambda: path.network_is(before))

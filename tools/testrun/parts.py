@@ -204,6 +204,9 @@ PARTS: tuple[Part, ...] = (
             (*_CLOUD_FAULTS, "--rounds", "25"),
             (*_CLOUD_BENCHMARK, "--at-once", "20"),
             ("{python}", "tools/cloud/tempest", "--full"),
+            (*_CLOUD, "add-host", "two"),
+            (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud/test_hosts.py", "--full"),
+            ("{python}", "tools/cloud/tempest", "test_server_multinode"),
             (*_CLOUD, "destroy"),
             # The same from nothing: a minimal Debian, without and with systemd.
             ("{python}", "tools/newcomer"),
@@ -215,6 +218,8 @@ PARTS: tuple[Part, ...] = (
             (*_CLOUD_FAULTS, "--rounds", "3"),
             (*_CLOUD_BENCHMARK, "--parts", "single", "--images", "busybox", "--rounds", "1"),
             ("{python}", "tools/cloud/tempest"),
+            (*_CLOUD, "add-host", "two"),
+            (*_PYTEST, *_LIVE, "nova_lxd/tests/cloud/test_hosts.py"),
             (*_CLOUD, "destroy"),
         ),
         minutes=240,

@@ -17,15 +17,13 @@ Inventory = dict[str, set[str]]
 def inventory(state: Path) -> Inventory:
     """Containers, switch ports, veths, mounts and files of instances, of all hosts, by name."""
     cloud = open_cloud(state)
-    links = json.loads(subprocess.run(
-        ["ip", "-json", "link", "show", "type", "veth"], check=True, capture_output=True,
-        text=True).stdout)
     found: Inventory = {
         "containers": set(), "switch ports": set(), "instance files": set(),
-        "network devices": {link["ifname"] for link in links},
+        "network devices": set(),
         "mounts": {str(point) for point in mounts_below(cloud.layout.state)},
     }
     for host in cloud.settings.hosts:
+        found["network devices"] |= veths(host.namespace)
         found["containers"] |= {
             f"{entry['project']}/{entry['name']}"
             for entry in lxd.instances(lxd.socket_path(cloud, host))}
@@ -36,6 +34,14 @@ def inventory(state: Path) -> Inventory:
                 str(path.relative_to(compute.parent)) for path in (compute / name).rglob("*")
                 if path.is_file()}
     return found
+
+
+def veths(namespace: str) -> set[str]:
+    """The veths of a host that has a network namespace of its own, or of the machine's."""
+    inside = ("-n", namespace) if namespace else ()
+    done = subprocess.run(["ip", *inside, "-json", "link", "show", "type", "veth"], check=True,
+                          capture_output=True, text=True)
+    return {link["ifname"] for link in json.loads(done.stdout)}
 
 
 def images(state: Path) -> set[str]:
