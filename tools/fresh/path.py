@@ -120,7 +120,7 @@ class Walk:
     def server_on(self, host: str, name: str) -> str:
         said = self.type('eval "$(./quickstart env admin)" && '
                          "openstack --os-compute-api-version 2.74 server create --wait "
-                         f"--host {host} --image busybox --flavor c1.tiny --network none "
+                         f"--host {host} --image busybox --flavor c1.tiny --no-network "
                          f"-f value -c status -c OS-EXT-SRV-ATTR:host {name}")
         if said.split() != [host, "ACTIVE"]:
             raise Failure(f"no server became ACTIVE on {host}: {said}")
