@@ -58,10 +58,20 @@ class Walk:
         except (Failure, MachineError, subprocess.SubprocessError) as error:
             self.failed.append(name)
             print(f"FAIL {name} ({time.monotonic() - begun:.0f} s): {error}", flush=True)
+            self.keep_logs(name)
             return False
         self.passed += 1
         print(f"ok   {name} ({time.monotonic() - begun:.0f} s) {said}", flush=True)
         return True
+
+    def keep_logs(self, name: str) -> None:
+        """Copy the cloud's logs, which a later step may remove, to beside the transcript."""
+        logs = self.machine.root / STATE.lstrip("/") / "log"
+        kept = self.transcript.with_name("logs of " + re.sub(r"\W+", "-", name))
+        if logs.exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(logs, kept)
+            print(f"     logs: {kept}", flush=True)
 
     def type(self, line: str, check: bool = True, seconds: float = UP_SECONDS) -> str:
         """What a newcomer types in the clone; what is printed goes to the transcript as well."""
