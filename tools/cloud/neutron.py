@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 from cloud import outbound, ovn, wsgi
 from cloud.context import Cloud, Section
-from cloud.errors import CloudError
 from cloud.ini import write
-from cloud.rest import Rest
 from cloud.services import Service
 from cloud.settings import HostRecord
 from cloud.steps import Step
@@ -109,38 +106,13 @@ def agent(cloud: Cloud, host: HostRecord) -> Service:
                         enter=cloud.enter(host))
 
 
-def wait_for_chassis(cloud: Cloud, host: HostRecord) -> bool:
-    """Neutron binds no port to a host whose ovn-controller it does not know as alive.
-
-    Returns whether there was a wait.
-    """
-    network = Rest.login(cloud).service("network")
-    waited, deadline = False, time.monotonic() + 120
-    while not any(
-        entry["binary"] == "ovn-controller" and entry["alive"]
-        for entry in network.get(f"/agents?host={host.name}")["agents"]
-    ):
-        if time.monotonic() > deadline:
-            raise CloudError(
-                f"Neutron did not hear of ovn-controller of {host.name} within 120 seconds.",
-                log=cloud.log(cloud.on(host, "ovn-controller")),
-                remedy="read the log, then run 'quickstart up' again")
-        time.sleep(0.5)
-        waited = True
-    return waited
-
-
 def host_steps(cloud: Cloud, host: HostRecord) -> list[Step]:
-    controller = f"start {cloud.on(host, 'ovn-controller')}"
-    return [
-        cloud.start(
-            cloud.on(host, "neutron-ovn-agent"), lambda: agent(cloud, host),
-            "python/openstack", controller, "start ovn-northd", "start nova-metadata",
-            *(("start host-relay",) if host.namespace else ()),
-        ),
-        Step(cloud.on(host, "neutron/chassis"), lambda: wait_for_chassis(cloud, host),
-             needs=("start neutron-api", "keystone/catalogue", "start ovn-northd", controller)),
-    ]
+    return [cloud.start(
+        cloud.on(host, "neutron-ovn-agent"), lambda: agent(cloud, host),
+        "python/openstack", f"start {cloud.on(host, 'ovn-controller')}",
+        "start ovn-northd", "start nova-metadata",
+        *(("start host-relay",) if host.namespace else ()),
+    )]
 
 
 def steps(cloud: Cloud) -> list[Step]:
