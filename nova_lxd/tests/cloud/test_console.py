@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import websocket
 
-from nova_lxd.tests.cloud.world import Guest
+from nova_lxd.tests.cloud.world import Guest, World
 
 
 def read_until(stream: websocket.WebSocket, wanted: str, seconds: float) -> str:
@@ -25,19 +28,26 @@ def read_until(stream: websocket.WebSocket, wanted: str, seconds: float) -> str:
     return text
 
 
-def test_round_trip(guest: Guest) -> None:
-    world, server, _ = guest
+@contextlib.contextmanager
+def serial_console(world: World, server: Any) -> Iterator[websocket.WebSocket]:
+    """A server's serial console, as Nova's proxy offers it."""
     console = world.api.compute.create_server_remote_console(
         server, protocol="serial", type="serial")
     stream = websocket.create_connection(
         console.url, subprotocols=["binary"], timeout=20, http_no_proxy=["127.0.0.1"])
     try:
+        yield stream
+    finally:
+        stream.close()
+
+
+def test_round_trip(guest: Guest) -> None:
+    world, server, _ = guest
+    with serial_console(world, server) as stream:
         stream.send_binary(b"\r")
         read_until(stream, "login:", 30)
         stream.send_binary(b"nobody-here\r")
         read_until(stream, "Password:", 30)
-    finally:
-        stream.close()
 
 
 def test_wrong_token_is_refused(guest: Guest) -> None:

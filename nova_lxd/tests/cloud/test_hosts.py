@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import websocket
 from cloud.cli import open_cloud
 from openstack import exceptions
 
 from nova_lxd.tests.cloud import audit
-from nova_lxd.tests.cloud.test_console import read_until
+from nova_lxd.tests.cloud.test_console import read_until, serial_console
 from nova_lxd.tests.cloud.world import Guest, World, eventually
 
 Pair = tuple[World, list[Guest], dict[str, str]]
@@ -100,15 +99,9 @@ def test_consoles_of_both_hosts(pair: Pair) -> None:
     world, guests, _ = pair
     for _, server, _ in guests:
         eventually("the end of the boot", 60, lambda s=server: "login:" in world.console(s))
-        console = world.api.compute.create_server_remote_console(
-            server, protocol="serial", type="serial")
-        stream = websocket.create_connection(
-            console.url, subprotocols=["binary"], timeout=20, http_no_proxy=["127.0.0.1"])
-        try:
+        with serial_console(world, server) as stream:
             stream.send_binary(b"\r")
             read_until(stream, f"{server.name} login:", 30)
-        finally:
-            stream.close()
 
 
 @pytest.mark.parametrize("policy", ["affinity", "soft-anti-affinity"])
